@@ -1,0 +1,1 @@
+"""Photos: which there are, how they are read, and how they become tensors."""

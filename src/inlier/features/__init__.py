@@ -1,0 +1,1 @@
+"""From tensors to features of a frozen backbone."""
