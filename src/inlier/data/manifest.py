@@ -1,0 +1,203 @@
+"""Photo and Manifest: which photos there are, with their labels, masks, groups and splits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self, cast
+
+from inlier.data.layouts import SPLITS, read_folder
+from inlier.data.tables import TABLE_SUFFIXES, first_five, read_table
+from inlier.errors import ManifestError
+
+Split = Literal["train", "dev", "test"]
+
+NORMAL_LABELS = ("good", "normal", "ok")
+"""Labels that mean a normal photo unless the user names others."""
+
+_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """One photo, and what is known about it.
+
+    Attributes:
+        path: Where the photo lies; it need not exist, for then it is reported as unreadable.
+        split: ``dev`` tunes and calibrates, ``test`` is looked at once.
+        label: The class it was sorted into; "" if unknown.
+        is_anomalous: Whether the photo is anomalous; None if unlabelled.
+        mask: A picture of the photo's size whose defect pixels are > 0.
+        group: Photos of one part (or vessel, or visit) share a group; "" if the photo stands alone.
+    """
+
+    path: Path
+    split: Split
+    label: str = ""
+    is_anomalous: bool | None = None
+    mask: Path | None = None
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The photos of a data set, each once, no group in more than one split.
+
+    Example:
+        >>> manifest = Manifest((Photo(Path("a.jpg"), "train"), Photo(Path("b.jpg"), "test")))
+        >>> [photo.path.name for photo in manifest.select("test").photos]
+        ['b.jpg']
+
+    Raises:
+        ManifestError: A path stands in it twice, or a group in two splits.
+    """
+
+    photos: tuple[Photo, ...]
+
+    def __post_init__(self) -> None:
+        _check_paths(self.photos)
+        _check_groups(self.photos)
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    @classmethod
+    def read(cls, data: Path, *, normal: Sequence[str] = NORMAL_LABELS) -> Self:
+        """The photos of a DATA argument, in the order of its manifest, else in natural order of their names.
+
+        DATA is a manifest (``.csv`` or ``.parquet``), a folder that holds ``manifest.parquet`` or
+        ``manifest.csv`` (the former goes first), a folder with the layout ``{train,dev,test}/{label}/*`` or
+        that of MVTec AD, or any other folder of photos, which are then unlabelled and for training.
+
+        Args:
+            data: One of these.
+            normal: Labels of normal photos, upper or lower case; every other label is anomalous. The column
+                ``anomalous`` of a manifest beats them.
+
+        Raises:
+            ManifestError: There are no photos, or what the manifest says about them cannot be used.
+        """
+        if not os.path.exists(data):
+            raise ManifestError(f"{data} does not exist.")
+        root = data if data.is_dir() else data.parent
+        source = _find_table(data) if data.is_dir() else data
+        rows = read_folder(source) if source.is_dir() else read_table(source)
+        if not rows:
+            raise ManifestError(f"{source} holds no photos.")
+        return cls(_to_photos(rows, source, root, normal))
+
+    def select(self, split: str) -> Self:
+        """The photos of one split; it may have none."""
+        return type(self)(tuple(photo for photo in self.photos if photo.split == split))
+
+    def normal(self) -> Self:
+        """The photos not known to be anomalous: those labelled normal, and the unlabelled."""
+        return type(self)(tuple(photo for photo in self.photos if photo.is_anomalous is not True))
+
+    @property
+    def groups(self) -> list[str]:
+        """For each photo what must not be torn apart: its group, or a name of its own where it has none.
+
+        That name is the photo's path below the folder shared by all, the same wherever the data lie.
+        """
+        names = _shared_names(self.photos)
+        return [photo.group or f"photo {name}" for photo, name in zip(self.photos, names, strict=True)]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the rows and of the contents of photos and masks, in hexadecimal.
+
+        It depends neither on where the data lie (paths count from the folder shared by all photos) nor on the
+        order of the rows, for no result may depend on that. A file that cannot be read counts as such.
+        """
+        lines = [
+            json.dumps(
+                [name, p.split, p.label, p.is_anomalous, p.group, _digest(p.path), p.mask and _digest(p.mask)]
+            )
+            for p, name in zip(self.photos, _shared_names(self.photos), strict=True)
+        ]
+        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _find_table(folder: Path) -> Path:
+    """The manifest in a folder; the folder itself if it has none."""
+    tables = (folder / f"manifest{suffix}" for suffix in TABLE_SUFFIXES)
+    return next((table for table in tables if table.is_file()), folder)
+
+
+def _to_photos(
+    rows: Sequence[dict[str, str]], source: Path, root: Path, normal: Sequence[str]
+) -> tuple[Photo, ...]:
+    _check_column(rows, "split", ("", *SPLITS), f"split in {source} must be train, dev or test")
+    _check_column(rows, "anomalous", ("", *_FLAGS), f"anomalous in {source} must be 0 or 1 (or empty)")
+    empty = [f"row {number}" for number, row in enumerate(rows, 1) if not row.get("path", "").strip()]
+    if empty:
+        raise ManifestError(f"path in {source} must not be empty; it is in {first_five(empty)}.")
+    normal_labels = {label.casefold() for label in normal}
+    return tuple(_to_photo(row, root, normal_labels) for row in rows)
+
+
+def _to_photo(row: dict[str, str], root: Path, normal_labels: Collection[str]) -> Photo:
+    label = row.get("label", "")
+    is_anomalous = _FLAGS.get(row.get("anomalous", "").lower())
+    if is_anomalous is None and label:
+        is_anomalous = label.casefold() not in normal_labels
+    return Photo(
+        path=root / row["path"],
+        split=cast(Split, row.get("split", "").lower() or "train"),
+        label=label,
+        is_anomalous=is_anomalous,
+        mask=root / row["mask"] if row.get("mask") else None,
+        group=row.get("group", ""),
+    )
+
+
+def _check_column(rows: Sequence[dict[str, str]], column: str, allowed: Collection[str], rule: str) -> None:
+    cells = [(number, row.get(column, "")) for number, row in enumerate(rows, 1)]
+    offenders = [f"row {number} has {cell!r}" for number, cell in cells if cell.lower() not in allowed]
+    if offenders:
+        raise ManifestError(f"{rule}, but {first_five(offenders)}.")
+
+
+def _check_paths(photos: Sequence[Photo]) -> None:
+    counts = Counter(os.path.normpath(photo.path) for photo in photos)
+    repeated = [path for path, count in counts.items() if count > 1]
+    if repeated:
+        raise ManifestError(
+            f"A photo may be listed only once, but these are repeated: {first_five(repeated)}."
+        )
+
+
+def _check_groups(photos: Sequence[Photo]) -> None:
+    splits: defaultdict[str, set[str]] = defaultdict(set)
+    for photo in photos:
+        splits[photo.group].add(photo.split)
+    torn = [
+        f"{group} ({', '.join(split for split in SPLITS if split in splits[group])})"
+        for group in splits
+        if group and len(splits[group]) > 1
+    ]
+    if torn:
+        raise ManifestError(f"A group never straddles splits, but these do: {first_five(torn)}.")
+
+
+def _shared_names(photos: Sequence[Photo]) -> list[str]:
+    """Each photo's path below the deepest folder that holds them all, with forward slashes."""
+    paths = [os.path.abspath(photo.path) for photo in photos]
+    root = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+    return [Path(path).relative_to(root).as_posix() for path in paths]
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file's bytes; "unreadable" where there is no such file, or no reading it."""
+    try:
+        if not path.is_file():  # opening a pipe would wait for a writer
+            return "unreadable"
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "unreadable"
