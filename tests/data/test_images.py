@@ -44,9 +44,7 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".gif", ".webp", ".jpg", ".heic", ".avif"])
 def test_format(tmp_path: Path, suffix: str) -> None:
-    path = save(
-        tmp_path / f"spaces and Ümlaut{suffix}", QUARTERS, **({"lossless": True} if "webp" in suffix else {})
-    )
+    path = save(tmp_path / f"spaces and Ümlaut{suffix}", QUARTERS, **({"lossless": True} if "webp" in suffix else {}))
     image = read_image(path)
     assert (image.shape, image.dtype, image.flags.writeable) == ((32, 48, 3), np.uint8, True)
     is_lossy = suffix in (".jpg", ".heic", ".avif")
@@ -147,9 +145,7 @@ def test_jpeg_decoder_reduces_and_stays_close_to_the_full_picture(tmp_path: Path
     ],
 )
 def test_white_is_white_in_every_mode(tmp_path: Path, mode: str, suffix: str) -> None:
-    white = {"CMYK": (0, 0, 0, 0), "YCbCr": (255, 128, 128), "LAB": (255, 128, 128), "P": 0}.get(
-        mode, "white"
-    )
+    white = {"CMYK": (0, 0, 0, 0), "YCbCr": (255, 128, 128), "LAB": (255, 128, 128), "P": 0}.get(mode, "white")
     image = Image.new(mode, (20, 20), 65535 if mode[0] == "I" else 1.0 if mode == "F" else white)  # type: ignore[arg-type]
     if mode == "P":
         image.putpalette([255, 255, 255])
@@ -181,17 +177,14 @@ def test_first_frame(tmp_path: Path, suffix: str) -> None:
 
 def test_first_picture_of_a_pair(tmp_path: Path) -> None:
     path = tmp_path / "pair.jpg"
-    Image.new("RGB", (20, 20), "red").save(
-        path, "MPO", save_all=True, append_images=[Image.new("RGB", (20, 20))]
-    )
+    Image.new("RGB", (20, 20), "red").save(path, "MPO", save_all=True, append_images=[Image.new("RGB", (20, 20))])
     assert read_image(path, min_side=16)[0, 0].astype(int) == pytest.approx((255, 0, 0), abs=2)
 
 
 def png_without_pixels(width: int, height: int) -> bytes:
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = (
-        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        for chunk in (header, b"IDAT")
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in (header, b"IDAT")
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
@@ -281,9 +274,7 @@ def test_mask_colours(tmp_path: Path) -> None:
     rgb = np.zeros((16, 20, 3), dtype=np.uint8)
     rgb[..., 2] = values
     rgba = np.dstack([rgb, np.full_like(values, 255)])
-    drawn = np.dstack(
-        [np.full_like(rgb, 255), values * 255]
-    )  # white, but transparent where there is no defect
+    drawn = np.dstack([np.full_like(rgb, 255), values * 255])  # white, but transparent where there is no defect
     palette = Image.fromarray(values).convert("P")
     palette.putpalette([0, 0, 0, 200, 0, 0])
     masks = [values, expected, values.astype(np.uint16), values.astype(np.float32), rgb, rgba, drawn, palette]
@@ -320,9 +311,7 @@ FILES = (
 
 @given(st.sampled_from(FILES), st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_hostile_bytes_give_a_picture_or_a_reason(
-    tmp_path: Path, content: bytes, data: st.DataObject
-) -> None:
+def test_hostile_bytes_give_a_picture_or_a_reason(tmp_path: Path, content: bytes, data: st.DataObject) -> None:
     hostile = bytearray(content)
     change = st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255))
     for position, value in data.draw(st.lists(change, max_size=8)):

@@ -51,9 +51,7 @@ def test_overlapping_folders_are_walked_once(tmp_path: Path) -> None:
     assert find_photos([tmp_path, tmp_path / "sub"]) == [tmp_path / "a.jpg", tmp_path / "sub/b.jpg"]
 
 
-def test_a_folder_that_cannot_be_listed_is_not_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(folder: object) -> None:
         raise PermissionError(13, "Permission denied", str(folder))
 

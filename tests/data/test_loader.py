@@ -92,9 +92,7 @@ def test_bugs_are_not_unreadable_photos(photos: list[Photo], monkeypatch: pytest
         next(load_batches(photos, TRANSFORM))
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "least"), [("batch_size", 0, 1), ("workers", -1, 0), ("ahead", 0, 1)]
-)
+@pytest.mark.parametrize(("name", "value", "least"), [("batch_size", 0, 1), ("workers", -1, 0), ("ahead", 0, 1)])
 def test_wrong_arguments_are_refused_at_once(name: str, value: int, least: int) -> None:
     with pytest.raises(ValueError, match=rf"{name} of load_batches must be at least {least}, got {value}\."):
         load_batches([], TRANSFORM, **{name: value})

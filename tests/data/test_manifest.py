@@ -81,9 +81,7 @@ def test_mvtec_masks_are_matched_by_name_not_by_position(tmp_path: Path) -> None
 
 def test_photos_beside_the_splits_are_not_guessed_about(tmp_path: Path) -> None:
     touch(tmp_path, "test/good/1.jpg", "valid/good/1.jpg", "preview.png")
-    with pytest.raises(
-        ManifestError, match=r"also photos outside them: preview.png, valid/good/1.jpg\. Move"
-    ):
+    with pytest.raises(ManifestError, match=r"also photos outside them: preview.png, valid/good/1.jpg\. Move"):
         Manifest.read(tmp_path)
 
 
@@ -172,9 +170,7 @@ def test_unusable_manifests(tmp_path: Path, text: str, sentence: str) -> None:
 
 
 def test_first_five_torn_groups_and_their_number() -> None:
-    torn = (
-        Photo(Path(f"{n}{split}.jpg"), split, group=f"g{n}") for n in range(7) for split in ("dev", "test")
-    )
+    torn = (Photo(Path(f"{n}{split}.jpg"), split, group=f"g{n}") for n in range(7) for split in ("dev", "test"))
     with pytest.raises(ManifestError, match=r"g0 \(dev, test\), .*, g4 \(dev, test\), … \(7 in all\)\.$"):
         Manifest(tuple(torn))
 
@@ -266,9 +262,7 @@ def test_fingerprint_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
     assert len(Manifest.read(tmp_path).fingerprint()) == 64
 
 
-def test_fingerprint_survives_a_file_that_may_not_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fingerprint_survives_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "a.jpg")
     manifest = Manifest.read(tmp_path)
     before = manifest.fingerprint()

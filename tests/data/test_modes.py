@@ -28,9 +28,7 @@ def grey(values: list[float], dtype: str) -> list[int]:
         ([0, 0], [0, 0]),
     ],
 )
-def test_depth_is_the_least_that_holds_all_values(
-    dtype: str, values: list[float], expected: list[int]
-) -> None:
+def test_depth_is_the_least_that_holds_all_values(dtype: str, values: list[float], expected: list[int]) -> None:
     assert grey(values, dtype) == expected
 
 
@@ -80,9 +78,7 @@ def test_lab_agrees_with_scikit_image() -> None:
     lab = np.array([[(50, 0, 0), (50, 30, 20), (80, -20, 30), (40, 10, -30)]], dtype=np.float64)
     stored = np.rint(lab * (255 / 100, 1, 1)).astype(np.int16).astype(np.uint8)  # a and b are signed bytes
     image = Image.frombytes("LAB", (4, 1), stored.tobytes())
-    assert np.asarray(to_rgb(image)) == pytest.approx(
-        255 * lab2rgb(lab), abs=10
-    )  # its white point is another
+    assert np.asarray(to_rgb(image)) == pytest.approx(255 * lab2rgb(lab), abs=10)  # its white point is another
 
 
 def test_palette_and_colour_key() -> None:

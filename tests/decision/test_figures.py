@@ -213,8 +213,7 @@ def test_a_trivial_statistic_that_does_nearly_as_well_is_a_warning(tmp_path, tri
     values = metrics(trivial={"statistic": "brightness", "auroc": trivial})
     words = Page(write(tmp_path / "evaluation.html", metrics=values)).words
     sentence = (
-        f"A trivial statistic of the photos (brightness) alone reaches an AUROC of {trivial:.3f}, "
-        "against 0.912 here"
+        f"A trivial statistic of the photos (brightness) alone reaches an AUROC of {trivial:.3f}, against 0.912 here"
     )
     assert (sentence in words) == is_warned
 
@@ -228,9 +227,7 @@ def test_a_wide_interval_that_reaches_the_trivial_statistic_is_a_warning(tmp_pat
 def test_without_masks_the_page_says_that_the_place_is_unproven(tmp_path):
     values = metrics(pixel_auroc=None, aupro_03=None)
     words = Page(write(tmp_path / "evaluation.html", metrics=values)).words
-    assert (
-        "Without masks of the defects, nothing here says whether the heat lies in the right place." in words
-    )
+    assert "Without masks of the defects, nothing here says whether the heat lies in the right place." in words
     assert "Pixel AUROC" not in words
 
 

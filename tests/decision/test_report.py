@@ -258,9 +258,7 @@ def browse(page: Path, address: str, profile: Path) -> str:
         ("#query=nowhere", None, "0 of 300", 0),
     ],
 )
-def test_the_browser_shows_the_cards_of_a_filter(
-    long_report, tmp_path, address, first, status, num_unreadable
-):
+def test_the_browser_shows_the_cards_of_a_filter(long_report, tmp_path, address, first, status, num_unreadable):
     document = browse(long_report, address, tmp_path)
     shown = re.findall(r'<article class="card[^"]*" aria-label="([^"]*)"(.*?)</article>', document, re.DOTALL)
     assert [html.unescape(path) for path, _ in shown][:1] == ([first] if first else [])

@@ -80,9 +80,7 @@ def _batches(
         while chunk := list(islice(decoded, batch_size)):
             readable = [item for item in chunk if isinstance(item, _Readable)]
             yield Batch(
-                images=torch.stack([item.image for item in readable])
-                if readable
-                else torch.empty(0, 3, size, size),
+                images=torch.stack([item.image for item in readable]) if readable else torch.empty(0, 3, size, size),
                 photos=tuple(item.photo for item in readable),
                 pixels=tuple(item.pixels for item in readable),
                 unreadable=tuple(item for item in chunk if not isinstance(item, _Readable)),
@@ -105,9 +103,7 @@ def _decode_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _decode_all(
-    photos: Sequence[Photo], transform: Transform
-) -> Generator[_Readable | _Unreadable, None, None]:
+def _decode_all(photos: Sequence[Photo], transform: Transform) -> Generator[_Readable | _Unreadable, None, None]:
     for photo in photos:
         yield _decode(photo, transform)
 

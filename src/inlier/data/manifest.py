@@ -115,9 +115,7 @@ class Manifest:
         order of the rows, for no result may depend on that. A file that cannot be read counts as such.
         """
         lines = [
-            json.dumps(
-                [name, p.split, p.label, p.is_anomalous, p.group, _digest(p.path), p.mask and _digest(p.mask)]
-            )
+            json.dumps([name, p.split, p.label, p.is_anomalous, p.group, _digest(p.path), p.mask and _digest(p.mask)])
             for p, name in zip(self.photos, _shared_names(self.photos), strict=True)
         ]
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
@@ -129,9 +127,7 @@ def _find_table(folder: Path) -> Path:
     return next((table for table in tables if table.is_file()), folder)
 
 
-def _to_photos(
-    rows: Sequence[dict[str, str]], source: Path, root: Path, normal: Sequence[str]
-) -> tuple[Photo, ...]:
+def _to_photos(rows: Sequence[dict[str, str]], source: Path, root: Path, normal: Sequence[str]) -> tuple[Photo, ...]:
     _check_column(rows, "split", ("", *SPLITS), f"split in {source} must be train, dev or test")
     _check_column(rows, "anomalous", ("", *_FLAGS), f"anomalous in {source} must be 0 or 1 (or empty)")
     empty = [f"row {number}" for number, row in enumerate(rows, 1) if not row.get("path", "").strip()]
@@ -167,9 +163,7 @@ def _check_paths(photos: Sequence[Photo]) -> None:
     counts = Counter(os.path.normpath(photo.path) for photo in photos)
     repeated = [path for path, count in counts.items() if count > 1]
     if repeated:
-        raise ManifestError(
-            f"A photo may be listed only once, but these are repeated: {first_five(repeated)}."
-        )
+        raise ManifestError(f"A photo may be listed only once, but these are repeated: {first_five(repeated)}.")
 
 
 def _check_groups(photos: Sequence[Photo]) -> None:

@@ -66,9 +66,7 @@ def hold_out(groups: Sequence[str], *, ratio: float, seed: int) -> NDArray[np.bo
         raise ValueError(f"ratio of hold_out must be in (0, 1), got {ratio}.")
     member, sizes = _group_sizes(groups)
     if len(sizes) < 2:
-        raise ValueError(
-            f"groups of hold_out must be at least two, to keep one and hold one out, got {len(sizes)}."
-        )
+        raise ValueError(f"groups of hold_out must be at least two, to keep one and hold one out, got {len(sizes)}.")
     wanted = min(max(round(ratio * len(groups)), 1), len(groups) - 1)
     last_group = np.full(len(groups), -1)  # by number of photos held out; -1: no groups add up to it
     reached = last_group >= 0

@@ -31,10 +31,7 @@ def read_table(table: Path) -> list[dict[str, str]]:
     if table.suffix.lower() not in TABLE_SUFFIXES:
         raise ManifestError(f"{table} must be a folder of photos, or a manifest (.csv or .parquet).")
     rows = _read_parquet(table) if table.suffix.lower() == ".parquet" else _read_csv(table)
-    return [
-        {column: text if column in _VERBATIM else text.strip() for column, text in row.items()}
-        for row in rows
-    ]
+    return [{column: text if column in _VERBATIM else text.strip() for column, text in row.items()} for row in rows]
 
 
 def first_five(offenders: Sequence[str]) -> str:
@@ -55,10 +52,7 @@ def _read_csv(table: Path) -> list[dict[str, str]]:
     overlong = [f"row {number}" for number, cells in enumerate(lines, 1) if any(cells[len(names) :])]
     if overlong:
         raise ManifestError(f"{table} has rows with more cells than its header: {first_five(overlong)}.")
-    return [
-        {column: cell for column, cell in zip(names, cells, strict=False) if column in COLUMNS}
-        for cells in lines
-    ]
+    return [{column: cell for column, cell in zip(names, cells, strict=False) if column in COLUMNS} for cells in lines]
 
 
 def _read_parquet(table: Path) -> list[dict[str, str]]:

@@ -35,10 +35,7 @@ _CONTEXT = 2.5
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _STRENGTH = np.linspace(0.0, 1.0, 256, dtype=np.float32)[:, None]
 _COLOUR = np.stack(
-    [
-        np.interp(_STRENGTH[:, 0], np.linspace(0, 1, len(RAMP)), channel)
-        for channel in zip(*RAMP, strict=True)
-    ],
+    [np.interp(_STRENGTH[:, 0], np.linspace(0, 1, len(RAMP)), channel) for channel in zip(*RAMP, strict=True)],
     axis=1,
 ).astype(np.float32)  # (256, 3)
 
@@ -68,9 +65,7 @@ def heat_overlay(
     if not low < high:
         raise ValueError(f"scale of heat_overlay must rise, low < high, got ({low:g}, {high:g}).")
     height, width = pixels.shape[:2]
-    resized = Image.fromarray(anomaly_map.astype(np.float32)).resize(
-        (width, height), Image.Resampling.BILINEAR
-    )
+    resized = Image.fromarray(anomaly_map.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
     heat = np.clip((np.asarray(resized) - low) / (high - low), 0.0, 1.0)
     level = np.rint(255 * heat).astype(np.uint8)
     opacity = (OPACITY * _STRENGTH)[level]  # (H, W, 1)
@@ -100,9 +95,7 @@ def crop(pixels: NDArray[np.uint8], box: Box, *, size: int) -> NDArray[np.uint8]
     _check_pixels("crop", pixels)
     left, top, right, bottom = box
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-        raise ValueError(
-            f"box of crop must satisfy 0 <= left < right <= 1 and 0 <= top < bottom <= 1, got {box}."
-        )
+        raise ValueError(f"box of crop must satisfy 0 <= left < right <= 1 and 0 <= top < bottom <= 1, got {box}.")
     if size < 1:
         raise ValueError(f"size of crop must be at least 1, got {size}.")
     height, width = pixels.shape[:2]
@@ -141,6 +134,12 @@ def encode(pixels: NDArray[np.uint8], *, longest_side: int, quality: int) -> byt
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=quality, method=4)
     return buffer.getvalue()
+
+
+def decode(picture: bytes) -> NDArray[np.uint8]:
+    """The pixels of a picture that `encode` made: shape (H, W, 3), uint8 RGB."""
+    with Image.open(io.BytesIO(picture), formats=("WEBP",)) as image:
+        return np.array(image.convert("RGB"))
 
 
 def _check_pixels(owner: str, pixels: NDArray[np.uint8]) -> None:

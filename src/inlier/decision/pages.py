@@ -42,9 +42,7 @@ def write_page(
         f"default-src 'none'; img-src data:; style-src {_allowed(style)}; script-src {_allowed(code)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    pieces = _ENVIRONMENT.get_template(template).generate(
-        {**values, "style": style, "script": code, "policy": policy}
-    )
+    pieces = _ENVIRONMENT.get_template(template).generate({**values, "style": style, "script": code, "policy": policy})
     unfinished = path.with_name(f"{path.name}.part")
     # A file name that is not valid text arrives as lone surrogates, which UTF-8 alone would refuse.
     with unfinished.open("w", encoding="utf-8", errors="xmlcharrefreplace", newline="\n") as file:

@@ -121,9 +121,7 @@ def explain(p_value: float, *, num_calibration: int) -> str:
         p_value: In (0, 1].
         num_calibration: Number of calibration photos behind it.
     """
-    if (
-        p_value * (num_calibration + 1) < 1.5
-    ):  # 1 / (n + 1), the smallest there is: k = 0 in (1 + k) / (n + 1)
+    if p_value * (num_calibration + 1) < 1.5:  # 1 / (n + 1), the smallest there is: k = 0 in (1 + k) / (n + 1)
         return f"None of {num_calibration} normal photos looks this unusual."
     if p_value <= 0.35:
         return f"About 1 in {round(1 / p_value)} normal photos looks this unusual."

@@ -1,0 +1,74 @@
+"""Scores of normal photos by detectors that have not seen their group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from inlier.data.splits import group_folds
+from inlier.detectors.protocol import Detector
+from inlier.features.cache import FeatureSet
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores of photos, in their order.
+
+    Attributes:
+        values: Shape (N,), higher is more anomalous.
+        map_maxima: The largest value of each photo's anomaly map, shape (N,); empty without maps.
+    """
+
+    values: NDArray[np.float32]
+    map_maxima: NDArray[np.float32]
+
+
+def score_photos(detector: Detector, features: FeatureSet) -> Scores:
+    """Scores by a fitted detector."""
+    values, maxima = [], []
+    for maps in features.batches():
+        prediction = detector.predict(maps)
+        values.append(prediction.score)
+        if prediction.anomaly_map is not None:
+            maxima.append(prediction.anomaly_map.flatten(1).amax(dim=1))
+    return Scores(_joined(values), _joined(maxima))
+
+
+def cross_scores(
+    detector: Detector,
+    features: FeatureSet,
+    *,
+    num_folds: int,
+    seed: int,
+    advance: Callable[[int], None] = lambda steps: None,
+) -> Scores:
+    """Scores of each photo by a detector fitted on the folds that do not hold its group (Vovk, 2015).
+
+    Args:
+        detector: Refitted for each fold, and fitted on the last of these when this returns.
+        features: Normal photos, of at least ``num_folds`` groups.
+        num_folds: K >= 2.
+        seed: Decides which groups go together.
+        advance: Told of each fold done.
+    """
+    folds = group_folds(features.groups, num_folds=num_folds, seed=seed)
+    values = np.zeros(len(features), dtype=np.float32)
+    maxima: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
+    for fold in range(num_folds):
+        held_out = np.flatnonzero(folds == fold)
+        detector.fit(features.select(np.flatnonzero(folds != fold).tolist()))
+        scores = score_photos(detector, features.select(held_out.tolist()))
+        values[held_out] = scores.values
+        if scores.map_maxima.size:
+            maxima = np.zeros(len(features), dtype=np.float32) if not maxima.size else maxima
+            maxima[held_out] = scores.map_maxima
+        advance(1)
+    return Scores(values, maxima)
+
+
+def _joined(parts: list[torch.Tensor]) -> NDArray[np.float32]:
+    return torch.cat(parts).numpy() if parts else np.zeros(0, dtype=np.float32)

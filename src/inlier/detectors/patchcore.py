@@ -1,0 +1,215 @@
+"""PatchCore: nearest neighbours of patches in a memory bank of normal ones (Roth et al., arXiv:2106.08265)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, Self, get_args
+
+import torch
+from torch import Tensor
+
+from inlier.detectors.anomaly_map import POOLINGS, Pooling, pool_map, smooth_map
+from inlier.detectors.coreset import CoresetStream
+from inlier.detectors.neighbors import nearest_rows
+from inlier.detectors.protocol import check_features, check_is_fitted, take
+from inlier.features.cache import FeatureSet
+from inlier.features.patches import embed_patches
+from inlier.records import Box, Evidence, Prediction
+
+Distance = Literal["cosine", "euclidean"]
+DISTANCES: tuple[Distance, ...] = get_args(Distance)
+
+NUM_EVIDENCE = 3
+"""Places of a photo that explain its score."""
+
+
+class PatchCore:
+    """Distance of each patch to the nearest normal patch; the photo's score is that of its worst ones.
+
+    Departures from the paper, each an option that can be set back: ``distance="cosine"`` compares directions of
+    features and not their lengths, which in hand-held photos follow the light (``"euclidean"`` is the paper's);
+    ``pooling="top"`` averages the worst patches, where the paper takes the worst one and re-weights it
+    (``is_reweighted=True`` with ``pooling="max"``: eq. 7, the thesis's 3.3).
+
+    Learns ``memory_bank_`` (M, D) and ``bank_places_`` (M,), which says of each row whence it came:
+    photo * cells + cell.
+
+    Example:
+        >>> from inlier.features.cache import FeatureCache
+        >>> with FeatureCache(dtype=torch.float32) as cache:
+        ...     cache.append({3: torch.rand(4, 8, 6, 6)}, groups=list("abcd"))
+        ...     detector = PatchCore(layers=(3,)).fit(cache.features())
+        >>> detector.predict({3: torch.rand(2, 8, 6, 6)}).score.shape
+        torch.Size([2])
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: Sequence[int] = (3,),
+        patch_size: int = 3,
+        distance: Distance = "cosine",
+        coreset_ratio: float = 0.1,
+        max_bank_rows: int = 10_000,
+        num_neighbors: int = 9,
+        is_reweighted: bool = False,
+        pooling: Pooling = "top",
+        top_ratio: float = 0.02,
+        map_size: int = 224,
+        sigma: float = 4.0,
+        memory_budget_bytes: int = 2**30,
+    ) -> None:
+        """Checks the parameters; nothing is learned yet.
+
+        Args:
+            layers: Which of the backbone's layers make up a patch's embedding, finest first.
+            patch_size: Side of the neighbourhood that a patch is averaged over, in cells, odd.
+            distance: ``cosine`` or ``euclidean``.
+            coreset_ratio: Share of all normal patches kept in the bank, in (0, 1].
+            max_bank_rows: Rows the bank has at most, whatever the share.
+            num_neighbors: b of eq. 7: bank rows around the nearest one that re-weight the score, >= 1.
+            is_reweighted: Whether the largest patch score is re-weighted; only with ``pooling="max"``.
+            pooling: ``max``, ``mean`` or ``top``.
+            top_ratio: Share of the patches that ``top`` averages, in (0, 1].
+            map_size: Height and width of the anomaly map, in pixels.
+            sigma: Of the Gaussian over the anomaly map, in its pixels; 0 for none.
+            memory_budget_bytes: Room for patches while fitting; beyond it they are reduced as they come.
+
+        Raises:
+            ValueError: A parameter is outside its range.
+        """
+        if patch_size < 1 or patch_size % 2 == 0:
+            raise ValueError(f"patch_size of PatchCore must be an odd number from 1 on, got {patch_size}.")
+        if distance not in DISTANCES:
+            raise ValueError(f"distance of PatchCore must be one of {', '.join(DISTANCES)}, got {distance!r}.")
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling of PatchCore must be one of {', '.join(POOLINGS)}, got {pooling!r}.")
+        for name, ratio in (("coreset_ratio", coreset_ratio), ("top_ratio", top_ratio)):
+            if not 0 < ratio <= 1:
+                raise ValueError(f"{name} of PatchCore must be in (0, 1], got {ratio}.")
+        for name, number in (
+            ("max_bank_rows", max_bank_rows),
+            ("num_neighbors", num_neighbors),
+            ("map_size", map_size),
+        ):
+            if number < 1:
+                raise ValueError(f"{name} of PatchCore must be at least 1, got {number}.")
+        if is_reweighted and pooling != "max":
+            raise ValueError(f"is_reweighted of PatchCore goes with pooling 'max' only, got {pooling!r}.")
+        if sigma < 0:
+            raise ValueError(f"sigma of PatchCore must be at least 0, got {sigma}.")
+        self.layers = tuple(layers)
+        self.patch_size = patch_size
+        self.distance = distance
+        self.coreset_ratio = coreset_ratio
+        self.max_bank_rows = max_bank_rows
+        self.num_neighbors = num_neighbors
+        self.is_reweighted = is_reweighted
+        self.pooling = pooling
+        self.top_ratio = top_ratio
+        self.map_size = map_size
+        self.sigma = sigma
+        self.memory_budget_bytes = memory_budget_bytes
+
+    def fit(self, features: FeatureSet) -> Self:
+        """Fills the memory bank with a coreset of the photos' patches; photos are numbered in their order."""
+        check_features(self, features)
+        stream: CoresetStream | None = None
+        num_photos = 0
+        for maps in features.batches():
+            patches = self._embed(maps)  # (B, h, w, D)
+            batch, height, width, depth = patches.shape
+            stream = stream or self._new_stream(depth)
+            first = num_photos * height * width
+            stream.append(patches.view(-1, depth), torch.arange(first, first + batch * height * width))
+            num_photos += batch
+        assert stream is not None  # check_features
+        num_rows = min(self.max_bank_rows, math.ceil(self.coreset_ratio * stream.num_seen))
+        self.memory_bank_, self.bank_places_ = stream.finish(num_rows)
+        return self
+
+    def predict(self, maps: Mapping[int, Tensor]) -> Prediction:
+        """Scores photos: the map in ``map_size`` pixels, the evidence the worst patches apart from each other."""
+        check_is_fitted(self, "memory_bank_")
+        patches = self._embed(maps)
+        batch, height, width, depth = patches.shape
+        distances, rows = nearest_rows(patches.view(-1, depth), self.memory_bank_)
+        patch_scores, nearest = distances.view(batch, height, width), rows.view(batch, height, width)
+        if self.is_reweighted:
+            score = self._reweighted(patches, patch_scores, nearest)
+        else:
+            score = pool_map(patch_scores, pooling=self.pooling, top_ratio=self.top_ratio)
+        anomaly_map = smooth_map(patch_scores, size=self.map_size, sigma=self.sigma)
+        evidence = tuple(self._evidence(patch_scores[photo], nearest[photo]) for photo in range(batch))
+        return Prediction(score, anomaly_map, evidence)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """``memory_bank_`` and ``bank_places_``."""
+        check_is_fitted(self, "memory_bank_")
+        return {"memory_bank_": self.memory_bank_, "bank_places_": self.bank_places_}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
+        """Takes another PatchCore's memory bank."""
+        self.memory_bank_, self.bank_places_ = (take(self, state, name) for name in ("memory_bank_", "bank_places_"))
+        return self
+
+    def _embed(self, maps: Mapping[int, Tensor]) -> Tensor:
+        chosen = [maps[layer] for layer in self.layers]
+        return embed_patches(chosen, patch_size=self.patch_size, is_cosine=self.distance == "cosine")
+
+    def _new_stream(self, depth: int) -> CoresetStream:
+        num_kept = 2 * self.max_bank_rows
+        copies = 3  # the rows as they came, joined, and centred
+        return CoresetStream(
+            capacity=max(2 * num_kept, self.memory_budget_bytes // (copies * 4 * depth)), num_kept=num_kept
+        )
+
+    def _reweighted(self, patches: Tensor, patch_scores: Tensor, nearest: Tensor) -> Tensor:
+        """Eq. 7: s = (1 - exp s* / sum of exp |m_test - m| over the b rows around the nearest one) s*.
+
+        The rows around the nearest one include it, as in the authors' code, so that the weight is in [0, 1); with
+        b = 1 it would be 0 for every photo, and s* is returned as it is.
+        """
+        largest, worst = patch_scores.flatten(1).max(dim=1)  # s*, and the cell of m_test
+        if self.num_neighbors == 1:
+            return largest
+        photos = torch.arange(len(patches))
+        worst_patch = patches.flatten(1, 2)[photos, worst]  # (B, D)
+        nearest_row = self.memory_bank_[nearest.flatten(1)[photos, worst]]  # m*, (B, D)
+        _, around = nearest_rows(nearest_row, self.memory_bank_, num_neighbors=self.num_neighbors)
+        distances = (worst_patch[:, None] - self.memory_bank_[around]).norm(dim=2)  # (B, b)
+        share = torch.exp(largest - torch.logsumexp(distances, dim=1))
+        return (1 - share) * largest
+
+    def _evidence(self, patch_scores: Tensor, nearest: Tensor) -> tuple[Evidence, ...]:
+        """The worst patches of one photo, none beside another, each with the normal patch nearest to it."""
+        height, width = patch_scores.shape
+        remaining = patch_scores.clone()
+        found = []
+        for _ in range(NUM_EVIDENCE):
+            row, column = divmod(int(remaining.argmax()), width)
+            if remaining[row, column] < 0:
+                break
+            photo, cell = divmod(int(self.bank_places_[nearest[row, column]]), height * width)
+            found.append(
+                Evidence(
+                    box=self._box(row, column, height, width),
+                    reference=photo,
+                    reference_box=self._box(*divmod(cell, width), height, width),
+                    distance=float(patch_scores[row, column]),
+                )
+            )
+            reach = self.patch_size
+            remaining[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = -1
+        return tuple(found)
+
+    def _box(self, row: int, column: int, height: int, width: int) -> Box:
+        """The neighbourhood of a cell, as shares of the photo."""
+        reach = self.patch_size / 2
+        return (
+            max(0.0, (column + 0.5 - reach) / width),
+            max(0.0, (row + 0.5 - reach) / height),
+            min(1.0, (column + 0.5 + reach) / width),
+            min(1.0, (row + 0.5 + reach) / height),
+        )

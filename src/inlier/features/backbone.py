@@ -1,0 +1,160 @@
+"""Backbone: a timm network that gives feature maps of the stages asked for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from inlier.errors import WeightsError
+from inlier.features.weights import EMBEDDED, load_weights
+
+Precision = Literal["float32", "bfloat16"]
+
+MICRO_BATCH = 8
+"""Photos that pass the network together; more are no faster on a CPU, and their activations leave its caches."""
+
+
+class Backbone(nn.Module):
+    """A frozen network and its feature maps, a list with one map for each layer.
+
+    Layers count the stages as the thesis counts those of a ResNet (section 3.1): layer k of a convolutional
+    network has a stride of 2 ** (k + 1) pixels, so that layers 1 to 4 see 4, 8, 16 and 32 pixels a cell. Layer k of
+    a vision transformer is its k-th block.
+
+    Attributes:
+        name: Name of the network, as given.
+        layers: The layers, ascending.
+        channels: Channels C of each layer's map.
+        strides: Input pixels for each cell of a layer's map.
+        mean: What the network expects to be subtracted from red, green and blue in [0, 1].
+        std: Likewise, to be divided by.
+        precision: Type of numbers that ``extract`` computes with.
+
+    Example:
+        >>> backbone = Backbone("efficientnet_lite0", layers=(3, 4))
+        >>> maps = backbone.extract(torch.zeros(2, 3, 224, 224))
+        >>> {layer: tuple(features.shape) for layer, features in maps.items()}
+        {3: (2, 112, 14, 14), 4: (2, 320, 7, 7)}
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        layers: Sequence[int],
+        weights: Path | None = None,
+        precision: Precision = "float32",
+        is_pretrained: bool = True,
+    ) -> None:
+        """Builds the network and loads its weights.
+
+        Args:
+            name: ``efficientnet_lite0``, whose weights are embedded, or any name that timm has.
+            layers: Which stages, each once, counted from 1.
+            weights: A file of weights; None: the embedded ones, or those that timm can fetch.
+            precision: ``bfloat16`` is faster where the processor multiplies it, and off by 2 to 4 % a feature.
+            is_pretrained: False leaves the weights random, for a caller who loads them.
+
+        Raises:
+            ValueError: The network is unknown, or has no such layers.
+            WeightsError: The weights cannot be found, or do not fit.
+        """
+        super().__init__()
+        self.name = name
+        self.layers = _checked_layers(name, layers)
+        self.precision: Precision = precision
+        self.network = _create_network(name, self.layers)
+        info = self.network.feature_info
+        self.channels: tuple[int, ...] = tuple(info.channels())
+        self.strides: tuple[int, ...] = tuple(info.reduction())
+        settings: dict[str, Any] = self.network.pretrained_cfg
+        self.mean = cast("tuple[float, float, float]", tuple(settings["mean"]))
+        self.std = cast("tuple[float, float, float]", tuple(settings["std"]))
+        if is_pretrained:
+            load_weights(name, self.network, weights=weights)
+        self._frozen: nn.Module | None = None
+        self.eval()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps of the layers: (B, 3, H, W) -> [(B, C_l, H_l, W_l)], with gradients, in float32."""
+        maps: list[Tensor] = self.network(images)
+        return maps
+
+    @torch.inference_mode()
+    def extract(self, images: Tensor) -> dict[int, Tensor]:
+        """Feature maps for a detector: no gradients, in ``precision``, handed out as float32.
+
+        Photos pass in micro-batches of a fixed size, so that neither memory nor speed depends on how many come
+        at once.
+
+        Args:
+            images: Shape (B, 3, H, W), normalised.
+
+        Returns:
+            Layer -> shape (B, C_l, h_l, w_l), float32, on the processor where detectors work.
+        """
+        network = self._frozen_network()
+        first = next(network.parameters())
+        parts: list[list[Tensor]] = [
+            network(chunk.to(first.device, first.dtype).contiguous(memory_format=torch.channels_last))
+            for chunk in torch.split(images, MICRO_BATCH)
+        ]
+        maps = (torch.cat([part.cpu().float().contiguous() for part in layer]) for layer in zip(*parts, strict=True))
+        return dict(zip(self.layers, maps, strict=True))
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._frozen = None  # moved to another device, or of another type
+        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Switches training on or off; trained weights make ``extract`` begin anew."""
+        self._frozen = None
+        return super().train(mode)
+
+    def _frozen_network(self) -> nn.Module:
+        """A copy of the network in ``precision`` and channels_last, made when it is first needed."""
+        if self._frozen is None:
+            network = copy.deepcopy(self.network).eval().requires_grad_(False)
+            network = network.to(getattr(torch, self.precision)).to(memory_format=torch.channels_last)
+            object.__setattr__(self, "_frozen", network)  # no submodule: it is not saved, nor trained
+        assert self._frozen is not None  # for the type checker
+        return self._frozen
+
+
+def best_precision(device: str) -> Precision:
+    """bfloat16 where the processor multiplies it natively, else float32."""
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not public; absent in some versions
+    return "bfloat16" if probe is not None and probe() else "float32"
+
+
+def _checked_layers(name: str, layers: Sequence[int]) -> tuple[int, ...]:
+    if not layers or len(set(layers)) != len(layers) or min(layers) < 1:
+        raise ValueError(f"layers of {name} must be different whole numbers from 1 on, got {list(layers)}.")
+    return tuple(sorted(layers))
+
+
+def _create_network(name: str, layers: tuple[int, ...]) -> Any:
+    import timm
+
+    known_as = EMBEDDED.get(name, name)
+    if not timm.is_model(known_as):
+        close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:3]) or "resnet18"
+        raise ValueError(f"timm has no backbone named {name}; it has, for example, {close}.")
+    try:
+        whole: Any = timm.create_model(known_as, features_only=True)
+    except (RuntimeError, AttributeError, NotImplementedError, AssertionError) as error:
+        raise WeightsError(f"{name} gives no feature maps of its stages in timm.") from error
+    reductions = whole.feature_info.reduction()
+    first = 1 if reductions[0] == 2 else 0  # a stem at stride 2 counts as layer 0
+    num_layers = len(reductions) - first
+    if layers[-1] > num_layers:
+        raise ValueError(f"layers of {name} must be in 1 to {num_layers}, got {list(layers)}.")
+    return timm.create_model(known_as, features_only=True, out_indices=tuple(k - 1 + first for k in layers))

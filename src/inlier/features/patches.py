@@ -1,0 +1,38 @@
+"""Feature maps -> locally aware patch embeddings (Roth et al., CVPR 2022, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def embed_patches(maps: Sequence[Tensor], *, patch_size: int, is_cosine: bool) -> Tensor:
+    """One embedding for each cell of the finest map: its neighbourhood in every map, side by side.
+
+    Each map is averaged over ``patch_size`` x ``patch_size`` cells at stride 1 (f_agg of the paper's eq. 2; cells
+    outside the photo do not count, where the authors' code pads with zeros and so makes every border look odd),
+    brought to the finest map's size by bilinear interpolation (eq. 3), and joined.
+
+    With ``is_cosine`` each map's part has unit length. Its length mostly tells contrast and exposure, which in
+    hand-held photos change with every shot, and its direction tells what is there; the Euclidean distance of two
+    such embeddings is sqrt(2 * sum of the parts' cosine distances).
+
+    Args:
+        maps: For each layer shape (B, C_l, h_l, w_l), finest first.
+        patch_size: Side of the neighbourhood in cells, odd, >= 1.
+        is_cosine: Whether each layer's part of an embedding is scaled to unit length.
+
+    Returns:
+        Shape (B, h, w, D) with h, w of the finest map and D the sum of the channels.
+    """
+    height, width = maps[0].shape[-2:]
+    parts = []
+    for features in maps:
+        local = F.avg_pool2d(features, patch_size, 1, patch_size // 2, count_include_pad=False)
+        if local.shape[-2:] != (height, width):
+            local = F.interpolate(local, size=(height, width), mode="bilinear", align_corners=False)
+        parts.append(F.normalize(local, dim=1) if is_cosine else local)
+    return torch.cat(parts, dim=1).permute(0, 2, 3, 1).contiguous()  # (B, h, w, D)

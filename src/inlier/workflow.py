@@ -1,0 +1,189 @@
+"""The verbs that everything above calls: fit a model, inspect photos with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from inlier.build import build_backbone, build_detector, resolve
+from inlier.data.loader import Batch, load_batches
+from inlier.data.manifest import Manifest, Photo
+from inlier.data.transforms import Transform
+from inlier.decision.heatmap import encode
+from inlier.errors import ManifestError
+from inlier.features.backbone import Backbone
+from inlier.features.cache import FeatureCache
+from inlier.fitting import fit_and_calibrate, num_steps
+from inlier.model import Model, References, package_versions
+from inlier.records import Evidence, Verdict
+
+Progress = Callable[[str, int], Callable[[int], None]]
+"""Given a task and its number of steps, returns what is to be told of steps done."""
+
+MAX_THUMBNAILS = 5000
+"""Normal photos whose thumbnails a model carries; 192 px and some 5 kB each."""
+
+_THUMBNAIL_PX = 192
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """A photo's verdict with what explains it; there is nothing to explain if it is unreadable.
+
+    Attributes:
+        verdict: Its outcome.
+        pixels: The photo, shape (H, W, 3), uint8.
+        anomaly_map: Shape (h, w); None where the detector has no place.
+        evidence: The reasons, strongest first.
+    """
+
+    verdict: Verdict
+    pixels: NDArray[np.uint8] | None = None
+    anomaly_map: NDArray[np.float32] | None = None
+    evidence: tuple[Evidence, ...] = ()
+
+
+def no_progress(task: str, total: int) -> Callable[[int], None]:
+    """Tells nobody."""
+    return lambda steps: None
+
+
+def fit(
+    config: Mapping[str, Mapping[str, Any]],
+    data: Manifest,
+    *,
+    device: str = "cpu",
+    progress: Progress = no_progress,
+) -> tuple[Model, list[tuple[Photo, str]]]:
+    """Learns from the normal photos of ``train``, and calibrates on normal photos it did not learn from.
+
+    Args:
+        config: Sections of keywords; what is left out takes its default.
+        data: Photos; anomalous ones and those of ``test`` are not looked at.
+        device: Where the backbone runs.
+        progress: Told how far it is.
+
+    Returns:
+        The model, and the photos that could not be read, each with the reason.
+
+    Raises:
+        ManifestError: There are no normal photos to learn from, or too few to calibrate.
+        ConfigError: The configuration cannot be used.
+        WeightsError: The backbone's weights cannot be found.
+    """
+    resolved = resolve(config, device=device)
+    detector = build_detector(resolved)
+    train, dev = data.select("train").normal(), data.select("dev").normal()
+    if not train:
+        raise ManifestError(
+            "The split train has no normal photos to learn from; "
+            "name their labels with --normal, or mark them with 0 in the manifest's column anomalous."
+        )
+    backbone = build_backbone(resolved, detector).to(device)
+    transform = Transform(resolved["input"]["size"], backbone.mean, backbone.std)
+    with FeatureCache(dtype=getattr(torch, backbone.precision)) as cache:
+        reader = _Reader(backbone, transform, cache, resolved["fit"]["workers"])
+        advance = progress("Reading photos", len(train) + len(dev))
+        references = reader.read(train, advance)
+        num_train = len(cache.groups)
+        reader.read(dev, advance)
+        features = cache.features()
+        _check_enough(num_train, len(set(features.groups)), reader.unreadable)
+        of_train, of_dev = features.select(range(num_train)), features.select(range(num_train, len(features)))
+        advance = progress("Learning", num_steps(of_train, of_dev))
+        fitted = fit_and_calibrate(detector, of_train, of_dev, seed=resolved["fit"]["seed"], advance=advance)
+    facts = {
+        "data_fingerprint": data.fingerprint(),
+        "num_fitted": len(fitted.places),
+        "num_calibration": len(fitted.calibration.normal_scores),
+        "calibration": fitted.method,
+        "num_unreadable": len(reader.unreadable),
+        "versions": package_versions(),
+    }
+    model = Model(resolved, backbone, detector, fitted.calibration, references.select(fitted.places), facts)
+    return model, reader.unreadable
+
+
+def inspect_photos(
+    model: Model, photos: Sequence[Photo], *, batch_size: int = 8, workers: int = 2
+) -> Iterator[Inspection]:
+    """One inspection for every photo, in the order given: the walk of a photo through the package.
+
+    Args:
+        model: Fitted.
+        photos: Which photos; nothing but their paths is looked at.
+        batch_size: Photos that are scored together; it changes no score.
+        workers: Threads that decode.
+    """
+    batches = load_batches(photos, model.transform, batch_size=batch_size, workers=workers)
+    for number, batch in enumerate(batches):
+        outcomes = _inspect_batch(model, batch)
+        for photo in photos[number * batch_size : (number + 1) * batch_size]:
+            yield outcomes[photo]
+
+
+def _inspect_batch(model: Model, batch: Batch) -> dict[Photo, Inspection]:
+    outcomes = {
+        photo: Inspection(Verdict(str(photo.path), None, None, "unreadable", error=reason))
+        for photo, reason in batch.unreadable
+    }
+    if not batch.photos:
+        return outcomes
+    prediction = model.detector.predict(model.backbone.extract(batch.images))
+    scores = prediction.score.numpy()
+    p_values = model.calibration.p_values(scores)
+    decisions = model.calibration.decide(scores, **model.config["decide"])
+    for place, photo in enumerate(batch.photos):
+        outcomes[photo] = Inspection(
+            Verdict(str(photo.path), float(scores[place]), float(p_values[place]), decisions[place]),
+            batch.pixels[place],
+            None if prediction.anomaly_map is None else prediction.anomaly_map[place].numpy(),
+            () if prediction.evidence is None else prediction.evidence[place],
+        )
+    return outcomes
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Photos -> features in a cache; keeps the list of those that could not be read."""
+
+    backbone: Backbone
+    transform: Transform
+    cache: FeatureCache
+    workers: int
+    unreadable: list[tuple[Photo, str]] = field(default_factory=list)
+
+    def read(self, data: Manifest, advance: Callable[[int], None]) -> References:
+        """Appends the features of all readable photos, by name, so that no result depends on their order."""
+        names: list[str] = []
+        thumbnails: list[bytes] = []
+        groups = dict(zip(data.photos, data.groups, strict=True))
+        photos = sorted(data.photos, key=lambda photo: str(photo.path))
+        for batch in load_batches(photos, self.transform, workers=self.workers):
+            if batch.photos:
+                maps = self.backbone.extract(batch.images)
+                self.cache.append(maps, groups=[groups[photo] for photo in batch.photos])
+            for photo, pixels in zip(batch.photos, batch.pixels, strict=True):
+                is_kept = len(names) < MAX_THUMBNAILS
+                thumbnails.append(encode(pixels, longest_side=_THUMBNAIL_PX, quality=70) if is_kept else b"")
+                names.append(str(photo.path))
+            self.unreadable.extend(batch.unreadable)
+            advance(len(batch.photos) + len(batch.unreadable))
+        return References(tuple(names), tuple(thumbnails))
+
+
+def _check_enough(num_train: int, num_groups: int, unreadable: Sequence[tuple[Photo, str]]) -> None:
+    """Raises ManifestError if nothing could be learned, or nothing calibrated."""
+    first = f"; {len(unreadable)} could not be read, the first because {unreadable[0][1]}" if unreadable else ""
+    if not num_train:
+        raise ManifestError(f"None of the normal photos of the split train could be read{first}.")
+    if num_groups < 2:
+        raise ManifestError(
+            f"At least two normal photos, of different groups, are needed to learn from one and calibrate on "
+            f"another, got {num_train} photo(s) of {num_groups} group{first}."
+        )
