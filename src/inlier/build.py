@@ -32,18 +32,21 @@ _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, 
 T = TypeVar("T")
 
 
-def resolve(config: Mapping[str, Mapping[str, Any]], *, device: str) -> Config:
+def resolve(config: Mapping[str, Mapping[str, Any]], *, device: str, layers: Sequence[int] | None = None) -> Config:
     """The configuration with every default filled in, which a Model stores and can be repeated from.
+
+    Args:
+        config: Sections of keywords.
+        device: Where the backbone will run, which decides the fastest precision.
+        layers: Stages of the backbone for every detector involved; None: those of their sections.
 
     Raises:
         ConfigError: A section, a keyword or a detector is unknown.
     """
     check_names(config, SECTIONS, kind="section", owner="The configuration")
     resolved = merge(config, "fit")
-    fit: dict[str, Any] = {"detector": "combined", "seed": 0, "memory_budget": "2GiB", "workers": 2} | resolved.get(
-        "fit", {}
-    )
-    check_names(fit, ("detector", "seed", "memory_budget", "workers"), kind="key", owner="[fit]")
+    fit: dict[str, Any] = {"detector": "combined", "seed": 0, "memory_budget": "2GiB"} | resolved.get("fit", {})
+    check_names(fit, ("detector", "seed", "memory_budget"), kind="key", owner="[fit]")
     check_names([fit["detector"]], DETECTORS, kind="detector", owner="inlier")
     backbone: dict[str, Any] = {"name": "efficientnet_lite0", "weights": None, "precision": best_precision(device)}
     backbone |= resolved.get("backbone", {})
@@ -55,6 +58,8 @@ def resolve(config: Mapping[str, Mapping[str, Any]], *, device: str) -> Config:
     result: Config = {"fit": fit, "backbone": backbone, "input": image, "decide": decide}
     for name in _involved(fit["detector"], resolved):
         result[name] = _with_defaults(name, resolved.get(name, {}))
+        if layers is not None and "layers" in result[name]:
+            result[name]["layers"] = list(layers)
     return result
 
 

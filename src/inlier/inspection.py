@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -25,7 +25,7 @@ from inlier.model import Model, package_versions
 from inlier.records import Evidence, Verdict
 from inlier.workflow import Inspection, Progress, inspect_photos, no_progress
 
-Heatmaps = Literal["flagged", "all", "none"]
+HEATMAPS = ("flagged", "all", "none")
 
 PART_SIZE = 64
 """Photos whose outcomes are written together; what an interrupted run loses at most."""
@@ -71,13 +71,18 @@ class Inspected:
     num_scored: int
     notes: tuple[str, ...]
 
+    def verdicts(self) -> list[tuple[str, str]]:
+        """Path and verdict of every photo, in the order given."""
+        table = pq.read_table(self.directory / "verdicts.parquet", columns=["path", "verdict"])
+        return list(zip(table["path"].to_pylist(), table["verdict"].to_pylist(), strict=True))
+
 
 def inspect_to_folder(
     model: Model,
     photos: Sequence[Photo],
     directory: Path,
     *,
-    heatmaps: Heatmaps = "flagged",
+    heatmaps: str = "flagged",
     workers: int = 2,
     progress: Progress = no_progress,
 ) -> Inspected:
@@ -97,6 +102,8 @@ def inspect_to_folder(
     Raises:
         InlierError: There are no photos, or the folder holds the results of another inspection.
     """
+    if heatmaps not in HEATMAPS:
+        raise InlierError(f"heatmaps must be one of {', '.join(HEATMAPS)}, got {heatmaps!r}.")
     if not photos:
         raise InlierError("There are no photos to inspect.")
     request = _request(model, photos, heatmaps)
@@ -109,17 +116,14 @@ def inspect_to_folder(
         advance = progress("Inspecting", len(photos))
         advance(sum(len(_part_of(photos, n)) for n in range(num_parts) if n not in set(missing)))
         num_scored = _score(model, photos, missing, work, directory, heatmaps, workers, advance)
-    notes = tuple(
-        note for rate in ("false_alarm_rate", "uncertain_rate")
-        if (note := model.calibration.shortage(model.config["decide"][rate]))
-    )  # fmt: skip
+    notes = model.notes
     if not is_finished:
         _finish(model, work, directory, num_parts, request, notes)
     counts = json.loads((directory / _RECORD).read_text(encoding="utf-8"))["counts"]
     return Inspected(directory, counts, num_scored, notes)
 
 
-def _request(model: Model, photos: Sequence[Photo], heatmaps: Heatmaps) -> str:
+def _request(model: Model, photos: Sequence[Photo], heatmaps: str) -> str:
     """What is asked: the same model, photos (by path, size and time of change) and options give the same digits."""
     digest = hashlib.sha256(json.dumps([model.identity, model.config["decide"], heatmaps]).encode())
     for photo in photos:
@@ -157,7 +161,7 @@ def _score(
     missing: Sequence[int],
     work: Path,
     directory: Path,
-    heatmaps: Heatmaps,
+    heatmaps: str,
     workers: int,
     advance: Any,
 ) -> int:
@@ -205,7 +209,7 @@ def _reason(model: Model, inspection: Inspection, reason: Evidence) -> dict[str,
     }
 
 
-def _wants_heatmap(inspection: Inspection, heatmaps: Heatmaps) -> bool:
+def _wants_heatmap(inspection: Inspection, heatmaps: str) -> bool:
     if inspection.anomaly_map is None or heatmaps == "none":
         return False
     return heatmaps == "all" or inspection.verdict.verdict in _FLAGGED

@@ -97,14 +97,19 @@ class Model:
         digest.update(self.calibration.normal_scores.tobytes())
         return digest.hexdigest()[:12]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what the calibration cannot promise at the rates asked."""
+        rates = (self.config["decide"][name] for name in ("false_alarm_rate", "uncertain_rate"))
+        return tuple(note for rate in rates if (note := self.calibration.shortage(rate)))
+
     def save(self, directory: Path) -> None:
         """Writes the folder beside its final name and renames it, so that it is whole or absent.
 
         Raises:
             ModelError: There is something else at that place, or it cannot be written.
         """
-        if directory.exists() and not (directory / _HEADER).is_file():
-            raise ModelError(f"{directory} exists and is no model; choose another --out, or remove it.")
+        check_target(directory)
         try:
             directory.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{directory.name}-", dir=directory.parent) as beside:
@@ -151,6 +156,14 @@ class Model:
             "files": {path.name: _digest(path) for path in sorted(folder.iterdir())},
         }
         (folder / _HEADER).write_text(json.dumps(header, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check_target(directory: Path) -> None:
+    """Raises ModelError if a model cannot be written to this folder since something else is there."""
+    is_model = (directory / _HEADER).is_file()
+    is_empty = directory.is_dir() and not any(directory.iterdir())
+    if directory.exists() and not is_model and not is_empty:
+        raise ModelError(f"{directory} exists and is no model; choose another --out, or remove it.")
 
 
 def package_versions() -> dict[str, str]:

@@ -57,7 +57,9 @@ def fit(
     config: Mapping[str, Mapping[str, Any]],
     data: Manifest,
     *,
+    layers: Sequence[int] | None = None,
     device: str = "cpu",
+    workers: int = 2,
     progress: Progress = no_progress,
 ) -> tuple[Model, list[tuple[Photo, str]]]:
     """Learns from the normal photos of ``train``, and calibrates on normal photos it did not learn from.
@@ -65,7 +67,9 @@ def fit(
     Args:
         config: Sections of keywords; what is left out takes its default.
         data: Photos; anomalous ones and those of ``test`` are not looked at.
+        layers: Stages of the backbone for every detector involved; None: those of the configuration.
         device: Where the backbone runs.
+        workers: Threads that decode.
         progress: Told how far it is.
 
     Returns:
@@ -76,7 +80,7 @@ def fit(
         ConfigError: The configuration cannot be used.
         WeightsError: The backbone's weights cannot be found.
     """
-    resolved = resolve(config, device=device)
+    resolved = resolve(config, device=device, layers=layers)
     detector = build_detector(resolved)
     train, dev = data.select("train").normal(), data.select("dev").normal()
     if not train:
@@ -87,7 +91,7 @@ def fit(
     backbone = build_backbone(resolved, detector).to(device)
     transform = Transform(resolved["input"]["size"], backbone.mean, backbone.std)
     with FeatureCache(dtype=getattr(torch, backbone.precision)) as cache:
-        reader = _Reader(backbone, transform, cache, resolved["fit"]["workers"])
+        reader = _Reader(backbone, transform, cache, workers)
         advance = progress("Reading photos", len(train) + len(dev))
         references = reader.read(train, advance)
         num_train = len(cache.groups)

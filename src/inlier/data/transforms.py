@@ -56,14 +56,26 @@ class Transform:
         Returns:
             Shape (3, size, size).
         """
-        photo = torch.from_numpy(image).permute(2, 0, 1)[None]
-        size = (self.size, self.size)
-        square = F.interpolate(photo, size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+        square = self.to_square(image).transpose(2, 0, 1)
         mean, std = (np.array(values, dtype=np.float32)[:, None, None] for values in (self.mean, self.std))
-        colours = square.numpy().astype(np.float32, order="C")  # (3, size, size)
+        colours = square.astype(np.float32, order="C")  # (3, size, size)
         colours *= 1 / (255 * std)
         colours -= mean / std
         return torch.from_numpy(colours)
+
+    def to_square(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The same square before it is normalised.
+
+        Args:
+            image: Shape (H, W, 3), uint8.
+
+        Returns:
+            Shape (size, size, 3), uint8.
+        """
+        photo = torch.from_numpy(image).permute(2, 0, 1)[None]
+        size = (self.size, self.size)
+        square = F.interpolate(photo, size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+        return np.asarray(square.permute(1, 2, 0).numpy())
 
 
 def to_photo(anomaly_map: NDArray[np.float32], *, height: int, width: int) -> NDArray[np.float32]:

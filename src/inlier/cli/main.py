@@ -1,0 +1,55 @@
+"""The ``inlier`` command: joins the commands, and turns what users can mend into one sentence."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import typer
+
+from inlier.cli import demo, detecting
+from inlier.errors import InlierError
+
+app = typer.Typer(
+    name="inlier",
+    help="Learns from photos of what is normal, and tells for each new photo whether it belongs and where it is odd.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+app.command("fit")(detecting.fit)
+app.command("inspect")(detecting.inspect)
+app.command("evaluate")(detecting.evaluate)
+app.command("demo")(demo.demo)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from inlier.model import package_versions
+
+        typer.echo("\n".join(f"{name} {version}" for name, version in package_versions().items()))
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the versions that matter, and exit."
+    ),
+) -> None:
+    """Learns from photos of what is normal, and tells for each new photo whether it belongs and where it is odd."""
+
+
+def run() -> None:
+    """Runs a command; exit status 0 done, 1 some photos unreadable, 2 not possible, 130 interrupted."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # odd metadata, of photos that are fine
+    try:
+        app()
+    except InlierError as error:
+        typer.echo(f"inlier: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("inlier: interrupted; the same command goes on where it stopped.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)

@@ -1,0 +1,1 @@
+"""How generated photos are drawn: relief, components, wear, defects, light and camera."""
