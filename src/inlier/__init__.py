@@ -1,1 +1,97 @@
-"""Learns from photos of what is normal, and tells for each new photo whether it belongs."""
+"""Learns from photos of what is normal, and tells for each new photo whether it belongs.
+
+The names below are the public ones. Each is imported when it is first used, so that ``import inlier`` is light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from inlier.data.manifest import Manifest, Photo
+    from inlier.decision.calibration import Calibration
+    from inlier.detectors.combined import Combined
+    from inlier.detectors.patchcore import PatchCore
+    from inlier.detectors.photo_neighbors import PhotoNeighbors
+    from inlier.detectors.protocol import Detector
+    from inlier.errors import (
+        ConfigError,
+        ImageReadError,
+        InlierError,
+        ManifestError,
+        MissingExtraError,
+        ModelError,
+        NotFittedError,
+        WeightsError,
+    )
+    from inlier.evaluation import Evaluation, evaluate
+    from inlier.features.backbone import Backbone
+    from inlier.inspection import inspect_to_folder
+    from inlier.model import Model
+    from inlier.records import Evidence, Prediction, Verdict
+    from inlier.workflow import Inspection, fit, inspect_photos
+
+    __version__: str
+
+__all__ = [
+    "Backbone",
+    "Calibration",
+    "Combined",
+    "ConfigError",
+    "Detector",
+    "Evaluation",
+    "Evidence",
+    "ImageReadError",
+    "InlierError",
+    "Inspection",
+    "Manifest",
+    "ManifestError",
+    "MissingExtraError",
+    "Model",
+    "ModelError",
+    "NotFittedError",
+    "PatchCore",
+    "Photo",
+    "PhotoNeighbors",
+    "Prediction",
+    "Verdict",
+    "WeightsError",
+    "__version__",
+    "evaluate",
+    "fit",
+    "inspect_photos",
+    "inspect_to_folder",
+]
+
+_HOMES = {
+    "data.manifest": ("Manifest", "Photo"),
+    "decision.calibration": ("Calibration",),
+    "detectors.combined": ("Combined",),
+    "detectors.patchcore": ("PatchCore",),
+    "detectors.photo_neighbors": ("PhotoNeighbors",),
+    "detectors.protocol": ("Detector",),
+    "errors": tuple(name for name in __all__ if name.endswith("Error")),
+    "evaluation": ("Evaluation", "evaluate"),
+    "features.backbone": ("Backbone",),
+    "inspection": ("inspect_to_folder",),
+    "model": ("Model",),
+    "records": ("Evidence", "Prediction", "Verdict"),
+    "workflow": ("Inspection", "fit", "inspect_photos"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """A public name from its home (PEP 562)."""
+    if name in _HOME_OF:
+        return getattr(import_module(f"inlier.{_HOME_OF[name]}"), name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("inlier")
+    raise AttributeError(f"module 'inlier' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,15 +6,17 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from inlier.config import Config, check_names, merge
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from inlier.config import Config, check_names
 from inlier.detectors.combined import Combined
 from inlier.detectors.patchcore import PatchCore
 from inlier.detectors.photo_neighbors import PhotoNeighbors
 from inlier.detectors.protocol import Detector
 from inlier.errors import ConfigError
-from inlier.features.backbone import Backbone, best_precision
+from inlier.features.backbone import Backbone, Precision, best_precision
 
 DETECTORS: dict[str, Callable[..., Detector]] = {
     "combined": Combined,
@@ -22,10 +24,30 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
     "photo-neighbors": PhotoNeighbors,
 }
 
-COMBINED_MEMBERS = ("patchcore", "photo-neighbors")
-"""What ``combined`` joins unless told otherwise: one detector that sees places, one that sees the whole."""
+MIN_SIZE = 32
+"""Pixels below which the deepest stage of a network sees nothing but its own padding."""
 
-SECTIONS = ("backbone", "input", "fit", "decide", *DETECTORS)
+_Rate = Annotated[float, Field(gt=0, lt=1)]
+
+_SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
+    "fit": {
+        "detector": (str, "combined"),
+        "seed": (Annotated[int, Field(ge=0)], 0),
+        "memory_budget": (str | int, "2GiB"),
+    },
+    "backbone": {
+        "name": (str, "efficientnet_lite0"),
+        "weights": (str | None, None),
+        "precision": (Precision | None, None),
+    },
+    "input": {"size": (Annotated[int, Field(ge=MIN_SIZE)], 224)},
+    "decide": {"false_alarm_rate": (_Rate, 0.05), "uncertain_rate": (_Rate, 0.20)},
+    "combined": {"members": (list[str], ["patchcore", "photo-neighbors"])},
+}
+"""Sections that name no single constructor: keyword -> type and default. ``combined`` joins by default one detector
+that sees places and one that sees the whole; the fastest precision depends on the device."""
+
+SECTIONS = tuple(dict.fromkeys((*_SETTINGS, *DETECTORS)))
 
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -36,31 +58,41 @@ def resolve(config: Mapping[str, Mapping[str, Any]], *, device: str, layers: Seq
     """The configuration with every default filled in, which a Model stores and can be repeated from.
 
     Args:
-        config: Sections of keywords.
+        config: Sections of keywords; all are checked, and those of the chosen detector kept.
         device: Where the backbone will run, which decides the fastest precision.
         layers: Stages of the backbone for every detector involved; None: those of their sections.
 
     Raises:
-        ConfigError: A section, a keyword or a detector is unknown.
+        ConfigError: A section, a keyword or a detector is unknown, or a value is of another type or out of range.
     """
     check_names(config, SECTIONS, kind="section", owner="The configuration")
-    resolved = merge(config, "fit")
-    fit: dict[str, Any] = {"detector": "combined", "seed": 0, "memory_budget": "2GiB"} | resolved.get("fit", {})
-    check_names(fit, ("detector", "seed", "memory_budget"), kind="key", owner="[fit]")
-    check_names([fit["detector"]], DETECTORS, kind="detector", owner="inlier")
-    backbone: dict[str, Any] = {"name": "efficientnet_lite0", "weights": None, "precision": best_precision(device)}
-    backbone |= resolved.get("backbone", {})
-    check_names(backbone, ("name", "weights", "precision"), kind="key", owner="[backbone]")
-    image = {"size": 224} | resolved.get("input", {})
-    check_names(image, ("size",), kind="key", owner="[input]")
-    decide = {"false_alarm_rate": 0.05, "uncertain_rate": 0.20} | resolved.get("decide", {})
-    check_names(decide, ("false_alarm_rate", "uncertain_rate"), kind="key", owner="[decide]")
-    result: Config = {"fit": fit, "backbone": backbone, "input": image, "decide": decide}
-    for name in _involved(fit["detector"], resolved):
-        result[name] = _with_defaults(name, resolved.get(name, {}))
-        if layers is not None and "layers" in result[name]:
-            result[name]["layers"] = list(layers)
-    return result
+    sections = {name: _resolve_section(name, config.get(name, {})) for name in SECTIONS}
+    check_names([sections["fit"]["detector"]], DETECTORS, kind="detector", owner="inlier")
+    sections["fit"]["memory_budget"] = str(sections["fit"]["memory_budget"])
+    parse_bytes(sections["fit"]["memory_budget"])
+    sections["decide"] = resolve_rates(sections["decide"])
+    sections["backbone"]["precision"] = sections["backbone"]["precision"] or best_precision(device)
+    involved = _involved(sections)
+    for name in involved:
+        if layers is not None and "layers" in sections[name]:
+            sections[name]["layers"] = list(layers)
+    return {name: sections[name] for name in ("fit", "backbone", "input", "decide", *involved)}
+
+
+def resolve_rates(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The section ``decide`` with its defaults filled in.
+
+    Raises:
+        ConfigError: A rate is not in (0, 1), or fewer photos may be uncertain than may be rejected.
+    """
+    rates = _resolve_section("decide", given)
+    false_alarm_rate, uncertain_rate = rates["false_alarm_rate"], rates["uncertain_rate"]
+    if uncertain_rate < false_alarm_rate:
+        raise ConfigError(
+            f"uncertain_rate of [decide] must be at least its false_alarm_rate, {false_alarm_rate:g}, "
+            f"got {uncertain_rate:g}; give both."
+        )
+    return rates
 
 
 def build_detector(config: Config) -> Detector:
@@ -81,24 +113,27 @@ def build_backbone(config: Config, detector: Detector, *, is_pretrained: bool = 
     """The backbone of a resolved configuration, with the layers that the detector looks at.
 
     Raises:
-        ConfigError: The network is unknown or lacks these layers.
+        ConfigError: The network is unknown, lacks these layers, or takes no photos of this size.
         WeightsError: Its weights cannot be found.
     """
     section = config["backbone"]
     weights = Path(section["weights"]) if section["weights"] else None
-    return _call(
+    backbone = _call(
         Backbone, "backbone", name=section["name"], layers=detector.layers, weights=weights,
         precision=section["precision"], is_pretrained=is_pretrained,
     )  # fmt: skip
+    if is_pretrained:  # a saved model's has seen photos of this size
+        _call(backbone.check_image_size, "input", size=config["input"]["size"])
+    return backbone
 
 
-def parse_bytes(text: str | int) -> int:
+def parse_bytes(text: str) -> int:
     """A number of bytes written as ``2GiB``, ``500 MB`` or a whole number.
 
     Raises:
         ConfigError: It is not such a number, or is under 64 MiB, with which nothing can be fitted.
     """
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", str(text))
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if found is None or found[2].upper() not in _UNITS:
         raise ConfigError(f"memory_budget must be a size such as 2GiB or 500MB, got {text!r}.")
     num_bytes = int(float(found[1]) * _UNITS[found[2].upper()])
@@ -107,25 +142,42 @@ def parse_bytes(text: str | int) -> int:
     return num_bytes
 
 
-def _involved(detector: str, config: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
+def _resolve_section(section: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A section with its defaults filled in; types and ranges of its settings checked, of a detector the types."""
+    schema = _schema(section)
+    check_names(given, schema, kind="key", owner=f"[{section}]")
+    for key, value in given.items():
+        _check_value(section, key, value, schema[key][0])
+    resolved = {key: given.get(key, default) for key, (_, default) in schema.items()}
+    return {key: list(value) if isinstance(value, (tuple, list)) else value for key, value in resolved.items()}
+
+
+def _schema(section: str) -> Mapping[str, tuple[Any, Any]]:
+    """Keyword -> type and default: for a detector, what the signature of its constructor says."""
+    if section in _SETTINGS:
+        return _SETTINGS[section]
+    parameters = inspect.signature(DETECTORS[section], eval_str=True).parameters
+    return {key: (of.annotation, of.default) for key, of in parameters.items() if key != "memory_budget_bytes"}
+
+
+def _check_value(section: str, key: str, value: Any, wanted: Any) -> None:
+    """Raises ConfigError unless the value is of the type wanted; nothing is converted but whole numbers to others."""
+    try:
+        TypeAdapter(wanted, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=True)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        verb = problem.replace("Input should", " must", 1) if problem.startswith("Input") else f": {problem}"
+        raise ConfigError(f"{key} of [{section}]{verb}, got {value!r}.") from error
+
+
+def _involved(sections: Config) -> Sequence[str]:
     """The sections that the chosen detector is made of."""
+    detector = sections["fit"]["detector"]
     if detector != "combined":
         return (detector,)
-    members = config.get("combined", {}).get("members", COMBINED_MEMBERS)
+    members = sections["combined"]["members"]
     check_names(members, [name for name in DETECTORS if name != "combined"], kind="detector", owner="combined")
     return ("combined", *members)
-
-
-def _with_defaults(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A section with the defaults of its class's constructor."""
-    if name == "combined":
-        check_names(given, ("members",), kind="key", owner="[combined]")
-        return {"members": list(given.get("members", COMBINED_MEMBERS))}
-    parameters = inspect.signature(DETECTORS[name]).parameters
-    allowed = {key: value.default for key, value in parameters.items() if key != "memory_budget_bytes"}
-    check_names(given, allowed, kind="key", owner=f"[{name}]")
-    resolved = {**allowed, **given}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in resolved.items()}
 
 
 def _construct(name: str, keywords: Mapping[str, Any], budget: int) -> Detector:

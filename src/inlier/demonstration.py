@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from inlier.data.manifest import Manifest, Photo
 from inlier.data.synthetic_folders import write_camera_roll, write_dataset
 from inlier.evaluation import evaluate, write_to_folder
 from inlier.inspection import inspect_to_folder
+from inlier.outputs import check_folder
 from inlier.workflow import Progress, fit, no_progress
 
 COMPONENTS = ("piston-crown", "cylinder-liner", "bolted-flange")
@@ -40,12 +42,18 @@ def demonstrate(
     """Generates an archive and a camera roll, and does with them what a user would.
 
     Args:
-        directory: Made if need be; what is there is written over.
+        directory: Made if need be; an earlier demonstration there is replaced.
         seed: Of the photos and of the model.
         scale: Of the number of photos; 1 makes some 700.
         workers: Threads that decode.
         progress: Told how far it is.
+
+    Raises:
+        InlierError: The folder holds something else.
     """
+    check_folder(directory, marker="archive", content="a demonstration")
+    for name in ("archive", "camera-roll", "model", "evaluation", "inspection"):
+        shutil.rmtree(directory / name, ignore_errors=True)
 
     def share(number: int) -> int:
         return max(6, round(number * scale))

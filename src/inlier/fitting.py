@@ -91,7 +91,7 @@ def num_steps(train: FeatureSet, dev: FeatureSet) -> int:
 
 def _num_folds(train: FeatureSet) -> int:
     """Ten folds for a few photos, whose detectors need every one; five for more."""
-    return min(10 if len(train) <= 200 else 5, len(set(train.groups)))
+    return min(10 if len(train) <= 50 else 5, len(set(train.groups)))
 
 
 def _joined(first: Scores, second: Scores) -> Scores:

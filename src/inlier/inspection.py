@@ -8,8 +8,9 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from inlier.decision.heatmap import crop, encode, heat_overlay
 from inlier.decision.report import Card, EvidenceView, write_report
 from inlier.errors import InlierError
 from inlier.model import Model, package_versions
+from inlier.outputs import as_text, check_folder, write_whole
 from inlier.records import Evidence, Verdict
 from inlier.workflow import Inspection, Progress, inspect_photos, no_progress
 
 HEATMAPS = ("flagged", "all", "none")
 
 PART_SIZE = 64
-"""Photos whose outcomes are written together; what an interrupted run loses at most."""
+"""Photos whose outcomes are written together, and what an interrupted run loses at most; a multiple of a batch."""
 
 MAX_CARDS = 5000
 """Photos that the report shows, worst first; all have their rows in the tables."""
@@ -53,6 +55,7 @@ _PART_SCHEMA = pa.schema(
 _FLAGGED = ("reject", "uncertain")
 _WORK = ".inspection"
 _RECORD = "inspection.json"
+_RESULTS = ("verdicts.parquet", "verdicts.csv", "report.html")
 
 
 @dataclass(frozen=True)
@@ -107,20 +110,20 @@ def inspect_to_folder(
     if not photos:
         raise InlierError("There are no photos to inspect.")
     request = _request(model, photos, heatmaps)
-    work = _open(directory, request)
-    num_parts = -(-len(photos) // PART_SIZE)
-    is_finished = (directory / _RECORD).exists()
-    missing = [] if is_finished else [n for n in range(num_parts) if not (work / _part_name(n)).exists()]
+    check_folder(directory, marker=_RECORD, content="an inspection")
     num_scored = 0
-    if missing:
-        advance = progress("Inspecting", len(photos))
-        advance(sum(len(_part_of(photos, n)) for n in range(num_parts) if n not in set(missing)))
-        num_scored = _score(model, photos, missing, work, directory, heatmaps, workers, advance)
-    notes = model.notes
-    if not is_finished:
-        _finish(model, work, directory, num_parts, request, notes)
-    counts = json.loads((directory / _RECORD).read_text(encoding="utf-8"))["counts"]
-    return Inspected(directory, counts, num_scored, notes)
+    try:
+        counts = _finished_counts(directory, request)
+        if counts is None:
+            directory.mkdir(parents=True, exist_ok=True)
+            write_whole(directory / _RECORD, json.dumps({"request": request, "counts": None}))
+            (directory / _WORK).mkdir(exist_ok=True)
+            num_scored = _score(model, photos, directory, heatmaps, workers, progress("Inspecting", len(photos)))
+            counts = _finish(model, directory, -(-len(photos) // PART_SIZE), request)
+        shutil.rmtree(directory / _WORK, ignore_errors=True)
+    except OSError as error:
+        raise InlierError(f"Nothing can be written to {as_text(directory)}: {error.strerror or error}.") from error
+    return Inspected(directory, counts, num_scored, model.notes)
 
 
 def _request(model: Model, photos: Sequence[Photo], heatmaps: str) -> str:
@@ -132,53 +135,49 @@ def _request(model: Model, photos: Sequence[Photo], heatmaps: str) -> str:
             state = f"{status.st_size} {status.st_mtime_ns}"
         except OSError:
             state = "missing"
-        digest.update(f"{photo.path}\0{state}\0".encode(errors="surrogateescape"))
+        digest.update(f"{as_text(photo.path)}\0{state}\0".encode())
     return digest.hexdigest()
 
 
-def _open(directory: Path, request: str) -> Path:
-    """The folder for parts, ready to be gone on with; refuses another inspection's folder."""
-    work = directory / _WORK
-    for record in (directory / _RECORD, work / "request.json"):
-        if record.exists() and json.loads(record.read_text(encoding="utf-8")).get("request") != request:
-            raise InlierError(
-                f"{directory} holds an inspection of other photos, with another model or other options; "
-                "choose another --out, or remove it."
-            )
+def _finished_counts(directory: Path, request: str) -> dict[str, int] | None:
+    """Photos of each verdict if this very inspection is finished; None if it is not, or not begun."""
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        _write_whole(work / "request.json", json.dumps({"request": request}))
-    except OSError as error:
-        raise InlierError(f"Nothing can be written to {directory}: {error.strerror}.") from error
-    if (directory / _RECORD).exists():
-        shutil.rmtree(work)
-    return work
+        record = json.loads((directory / _RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or record.get("request") != request:
+        raise InlierError(
+            f"{as_text(directory)} holds an inspection of other photos, with another model or other options; "
+            "choose another --out, or remove it."
+        )
+    counts: dict[str, int] | None = record["counts"]
+    return counts if all((directory / name).exists() for name in _RESULTS) else None
 
 
 def _score(
-    model: Model,
-    photos: Sequence[Photo],
-    missing: Sequence[int],
-    work: Path,
-    directory: Path,
-    heatmaps: str,
-    workers: int,
-    advance: Any,
+    model: Model, photos: Sequence[Photo], directory: Path, heatmaps: str, workers: int, advance: Callable[[int], None]
 ) -> int:
-    """Inspects the missing parts in one stream, so that decoding runs ahead across their borders."""
-    wanted = [photo for number in missing for photo in _part_of(photos, number)]
+    """Inspects the photos of missing parts in one stream, so that decoding runs ahead across the parts' borders.
+
+    A part is a whole number of batches, so that a photo is scored in the same company in every run.
+    """
+    parts = [photos[start : start + PART_SIZE] for start in range(0, len(photos), PART_SIZE)]
+    missing = [number for number in range(len(parts)) if not _part(directory, number).exists()]
+    wanted = [photo for number in missing for photo in parts[number]]
+    advance(len(photos) - len(wanted))
     inspections = inspect_photos(model, wanted, workers=workers)
     for number in missing:
         rows = []
-        for place in range(len(_part_of(photos, number))):
-            inspection = next(inspections)
+        for place, inspection in enumerate(islice(inspections, len(parts[number]))):
             rows.append(_row(model, inspection))
             if _wants_heatmap(inspection, heatmaps):
                 _write_heatmap(model, inspection, directory / "heatmaps", number * PART_SIZE + place)
             advance(1)
-        table = pa.Table.from_pylist(rows, schema=_PART_SCHEMA)
-        pq.write_table(table, work / "part.partial")
-        os.replace(work / "part.partial", work / _part_name(number))
+        partial = directory / _WORK / "part.partial"
+        pq.write_table(pa.Table.from_pylist(rows, schema=_PART_SCHEMA), partial)
+        os.replace(partial, _part(directory, number))
     return len(wanted)
 
 
@@ -223,15 +222,16 @@ def _write_heatmap(model: Model, inspection: Inspection, folder: Path, number: i
     (folder / f"{number:06d}-{stem}.webp").write_bytes(encode(overlay, longest_side=1024, quality=85))
 
 
-def _finish(model: Model, work: Path, directory: Path, num_parts: int, request: str, notes: tuple[str, ...]) -> None:
-    """Joins the parts into tables and the report, then lets them go."""
-    parts = [work / _part_name(number) for number in range(num_parts)]
+def _finish(model: Model, directory: Path, num_parts: int, request: str) -> dict[str, int]:
+    """Joins the parts into tables and the report; returns the number of photos of each verdict."""
+    work = directory / _WORK
+    parts = [_part(directory, number) for number in range(num_parts)]
     verdicts = pa.concat_tables([pq.read_table(part, columns=_VERDICT_SCHEMA.names) for part in parts])
     pq.write_table(verdicts, work / "verdicts.parquet")
     pacsv.write_csv(verdicts, work / "verdicts.csv")
     counts = dict(Counter(verdicts["verdict"].to_pylist()))
     decide = model.config["decide"]
-    has_map = len(model.calibration.map_maxima) > 0
+    notes = model.notes
     if len(verdicts) > MAX_CARDS:
         notes += (f"The page shows the {MAX_CARDS} worst of {len(verdicts)} photos; verdicts.csv has them all.",)
     write_report(
@@ -241,7 +241,7 @@ def _finish(model: Model, work: Path, directory: Path, num_parts: int, request: 
         counts=counts,
         num_calibration=len(model.calibration.normal_scores),
         **decide,
-        heat_scale=model.calibration.heat_scale() if has_map else None,
+        heat_scale=model.calibration.heat_scale() if len(model.calibration.map_maxima) else None,
         facts={
             "model": model.identity,
             "detector": model.config["fit"]["detector"],
@@ -252,11 +252,11 @@ def _finish(model: Model, work: Path, directory: Path, num_parts: int, request: 
         },
         notes=notes,
     )
-    for name in ("verdicts.parquet", "verdicts.csv", "report.html"):
+    for name in _RESULTS:
         os.replace(work / name, directory / name)
     record = {"request": request, "model": model.identity, "counts": counts, "facts": model.facts, "decide": decide}
-    _write_whole(directory / _RECORD, json.dumps(record, indent=2) + "\n")
-    shutil.rmtree(work)
+    write_whole(directory / _RECORD, json.dumps(record, indent=2) + "\n")
+    return counts
 
 
 def _worst_first(verdicts: pa.Table) -> list[int]:
@@ -281,7 +281,7 @@ def _cards(model: Model, parts: Sequence[Path], order: Sequence[int]) -> Iterato
                 reason["crop"],
                 reason["reference_crop"],
                 reason["distance"],
-                model.references.names[reason["reference"]],
+                _short_name(model.references.names[reason["reference"]]),
             )
             for reason in values["evidence"]
             if reason["reference_crop"]
@@ -289,15 +289,10 @@ def _cards(model: Model, parts: Sequence[Path], order: Sequence[int]) -> Iterato
         yield Card(verdict, values["photo"], values["heatmap"], evidence)
 
 
-def _part_of(photos: Sequence[Photo], number: int) -> Sequence[Photo]:
-    return photos[number * PART_SIZE : (number + 1) * PART_SIZE]
+def _part(directory: Path, number: int) -> Path:
+    return directory / _WORK / f"part-{number:06d}.parquet"
 
 
-def _part_name(number: int) -> str:
-    return f"part-{number:06d}.parquet"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+def _short_name(path: str) -> str:
+    """A photo's name with its folder, which says enough of where it is from."""
+    return "/".join(Path(path).parts[-2:])

@@ -8,7 +8,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -21,14 +21,15 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from inlier.build import build_backbone, build_detector
-from inlier.config import Config
+from inlier.build import build_backbone, build_detector, resolve_rates
+from inlier.config import Config, merge
 from inlier.data.transforms import Transform
 from inlier.decision.calibration import Calibration
 from inlier.decision.heatmap import crop, decode, encode
 from inlier.detectors.protocol import Detector
 from inlier.errors import ConfigError, ModelError
 from inlier.features.backbone import Backbone
+from inlier.outputs import as_text, check_folder
 from inlier.records import Box
 
 FORMAT_VERSION = 1
@@ -90,8 +91,12 @@ class Model:
 
     @cached_property
     def identity(self) -> str:
-        """Twelve hexadecimal digits that tell this model from any other, whatever its folder is called."""
-        digest = hashlib.sha256(json.dumps([self.config, self.facts], sort_keys=True, default=str).encode())
+        """Twelve hexadecimal digits that tell this model from any that scores differently.
+
+        They depend neither on where its folder is nor on the rates at which it decides.
+        """
+        scoring = {name: keywords for name, keywords in self.config.items() if name != "decide"}
+        digest = hashlib.sha256(json.dumps([scoring, self.facts], sort_keys=True).encode())
         for name, tensor in sorted(self.detector.state_dict().items()):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         digest.update(self.calibration.normal_scores.tobytes())
@@ -99,15 +104,25 @@ class Model:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences on what the calibration cannot promise at the rates asked."""
-        rates = (self.config["decide"][name] for name in ("false_alarm_rate", "uncertain_rate"))
-        return tuple(note for rate in rates if (note := self.calibration.shortage(rate)))
+        """Sentences on what the calibration cannot promise at the rate asked."""
+        note = self.calibration.shortage(self.config["decide"]["false_alarm_rate"])
+        return (note,) if note else ()
+
+    def with_rates(self, *, false_alarm_rate: float | None = None, uncertain_rate: float | None = None) -> Self:
+        """The same model, deciding at other rates, which its calibration scores serve as well; None keeps a rate.
+
+        Raises:
+            ConfigError: A rate is not in (0, 1), or fewer photos may be uncertain than may be rejected.
+        """
+        rates = {"false_alarm_rate": false_alarm_rate, "uncertain_rate": uncertain_rate}
+        config = merge(self.config, "decide", **rates)
+        return replace(self, config=config | {"decide": resolve_rates(config["decide"])})
 
     def save(self, directory: Path) -> None:
         """Writes the folder beside its final name and renames it, so that it is whole or absent.
 
         Raises:
-            ModelError: There is something else at that place, or it cannot be written.
+            InlierError: There is something else at that place, or it cannot be written.
         """
         check_target(directory)
         try:
@@ -116,11 +131,9 @@ class Model:
                 whole = Path(beside) / "model"
                 whole.mkdir()
                 self._write(whole)
-                if directory.exists():
-                    os.rename(directory, Path(beside) / "replaced")
-                os.rename(whole, directory)
+                _move_in(whole, directory, aside=Path(beside) / "replaced")
         except OSError as error:
-            raise ModelError(f"The model cannot be written to {directory}: {error.strerror or error}.") from error
+            raise ModelError(f"The model cannot be written to {as_text(directory)}: {error.strerror}.") from error
 
     @classmethod
     def load(cls, directory: Path, *, device: str = "cpu") -> Self:
@@ -140,7 +153,8 @@ class Model:
             calibration = _read_calibration(directory / "calibration.parquet")
             references = _read_references(directory / "references.parquet")
         except (SafetensorError, RuntimeError, KeyError, ValueError, ConfigError, pa.ArrowException) as error:
-            raise ModelError(f"{directory} is damaged or of another version of inlier: {error}") from error
+            reason = str(error).partition("\n")[0]
+            raise ModelError(f"{as_text(directory)} is damaged, or of another version of inlier: {reason}") from error
         return cls(config, backbone.to(device), detector, calibration, references, header["facts"])
 
     def _write(self, folder: Path) -> None:
@@ -155,15 +169,13 @@ class Model:
             "facts": self.facts,
             "files": {path.name: _digest(path) for path in sorted(folder.iterdir())},
         }
-        (folder / _HEADER).write_text(json.dumps(header, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        header["digest"] = _header_digest(header)
+        (folder / _HEADER).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
 
 
 def check_target(directory: Path) -> None:
-    """Raises ModelError if a model cannot be written to this folder since something else is there."""
-    is_model = (directory / _HEADER).is_file()
-    is_empty = directory.is_dir() and not any(directory.iterdir())
-    if directory.exists() and not is_model and not is_empty:
-        raise ModelError(f"{directory} exists and is no model; choose another --out, or remove it.")
+    """Raises InlierError if a model cannot be written to this folder."""
+    check_folder(directory, marker=_HEADER, content="a model")
 
 
 def package_versions() -> dict[str, str]:
@@ -172,35 +184,52 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
 
 
+def _move_in(whole: Path, directory: Path, *, aside: Path) -> None:
+    """Gives a finished folder its name; what had that name goes aside, and comes back if this fails."""
+    if not os.path.lexists(directory):
+        os.rename(whole, directory)
+        return
+    os.rename(directory, aside)
+    try:
+        os.rename(whole, directory)
+    except BaseException:
+        os.rename(aside, directory)
+        raise
+
+
 def _read_header(directory: Path) -> dict[str, Any]:
+    shown = as_text(directory)
     if not directory.exists():
-        raise ModelError(f"The model {directory} does not exist.")
+        raise ModelError(f"The model {shown} does not exist.")
     try:
         header = json.loads((directory / _HEADER).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ModelError(f"{directory} is no model: it has no {_HEADER}.") from error
+        raise ModelError(f"{shown} is no model: it has no {_HEADER}.") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{directory} is damaged: its {_HEADER} cannot be read.") from error
+        raise ModelError(f"{shown} is damaged: its {_HEADER} cannot be read.") from error
     if not isinstance(header, dict) or header.get("kind") != _KIND:
-        raise ModelError(f"{directory} is no model of inlier: its {_HEADER} does not say so.")
+        raise ModelError(f"{shown} is no model of inlier: its {_HEADER} does not say so.")
     if header.get("format_version") != FORMAT_VERSION:
         raise ModelError(
-            f"{directory} has format version {header.get('format_version')}, and this inlier reads {FORMAT_VERSION}; "
+            f"{shown} has format version {header.get('format_version')}, and this inlier reads {FORMAT_VERSION}; "
             "fit it again, or use the version of inlier that wrote it."
         )
-    if not all(isinstance(header.get(key), dict) for key in ("config", "facts", "files")):
-        raise ModelError(f"{directory} is damaged: its {_HEADER} lacks config, facts or files.")
+    if header.pop("digest", None) != _header_digest(header):
+        raise ModelError(f"{shown} is damaged: {_HEADER} is not what was written.")
     return header
 
 
+def _header_digest(header: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
+
+
 def _check_files(directory: Path, files: Mapping[str, str]) -> None:
-    expected = {"backbone.safetensors", "detector.safetensors", "calibration.parquet", "references.parquet"}
-    for name in sorted(expected | set(files)):
-        path = directory / name
-        if name not in files or Path(name).name != name or not path.is_file():
-            raise ModelError(f"{directory} is damaged: {name} is missing.")
-        if _digest(path) != files[name]:
-            raise ModelError(f"{directory} is damaged: {name} is not what was written.")
+    """Raises ModelError for the first file that is missing, or not what was written."""
+    for name, digest in files.items():
+        if not (directory / name).is_file():
+            raise ModelError(f"{as_text(directory)} is damaged: {name} is missing.")
+        if _digest(directory / name) != digest:
+            raise ModelError(f"{as_text(directory)} is damaged: {name} is not what was written.")
 
 
 def _digest(path: Path) -> str:

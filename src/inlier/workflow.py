@@ -17,9 +17,10 @@ from inlier.data.transforms import Transform
 from inlier.decision.heatmap import encode
 from inlier.errors import ManifestError
 from inlier.features.backbone import Backbone
-from inlier.features.cache import FeatureCache
+from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.fitting import fit_and_calibrate, num_steps
 from inlier.model import Model, References, package_versions
+from inlier.outputs import as_text
 from inlier.records import Evidence, Verdict
 
 Progress = Callable[[str, int], Callable[[int], None]]
@@ -82,27 +83,22 @@ def fit(
     """
     resolved = resolve(config, device=device, layers=layers)
     detector = build_detector(resolved)
-    train, dev = data.select("train").normal(), data.select("dev").normal()
-    if not train:
-        raise ManifestError(
-            "The split train has no normal photos to learn from; "
-            "name their labels with --normal, or mark them with 0 in the manifest's column anomalous."
-        )
+    normal = _normal_photos(data)
     backbone = build_backbone(resolved, detector).to(device)
     transform = Transform(resolved["input"]["size"], backbone.mean, backbone.std)
     with FeatureCache(dtype=getattr(torch, backbone.precision)) as cache:
-        reader = _Reader(backbone, transform, cache, workers)
-        advance = progress("Reading photos", len(train) + len(dev))
-        references = reader.read(train, advance)
-        num_train = len(cache.groups)
-        reader.read(dev, advance)
-        features = cache.features()
-        _check_enough(num_train, len(set(features.groups)), reader.unreadable)
-        of_train, of_dev = features.select(range(num_train)), features.select(range(num_train, len(features)))
+        groups = dict(zip(normal.photos, map(as_text, normal.groups), strict=True))
+        reader = _Reader(backbone, transform, cache, groups, workers)
+        advance = progress("Reading photos", len(normal))
+        references = reader.read(normal.select("train"), advance)
+        of_train = cache.features()
+        reader.read(normal.select("dev"), advance)
+        of_dev = cache.features().select(range(len(of_train), len(cache.groups)))
+        _check_read(of_train, of_dev, reader.unreadable)
         advance = progress("Learning", num_steps(of_train, of_dev))
         fitted = fit_and_calibrate(detector, of_train, of_dev, seed=resolved["fit"]["seed"], advance=advance)
     facts = {
-        "data_fingerprint": data.fingerprint(),
+        "data_fingerprint": normal.fingerprint(),
         "num_fitted": len(fitted.places),
         "num_calibration": len(fitted.calibration.normal_scores),
         "calibration": fitted.method,
@@ -133,7 +129,7 @@ def inspect_photos(
 
 def _inspect_batch(model: Model, batch: Batch) -> dict[Photo, Inspection]:
     outcomes = {
-        photo: Inspection(Verdict(str(photo.path), None, None, "unreadable", error=reason))
+        photo: Inspection(Verdict(as_text(photo.path), None, None, "unreadable", error=as_text(reason)))
         for photo, reason in batch.unreadable
     }
     if not batch.photos:
@@ -144,7 +140,7 @@ def _inspect_batch(model: Model, batch: Batch) -> dict[Photo, Inspection]:
     decisions = model.calibration.decide(scores, **model.config["decide"])
     for place, photo in enumerate(batch.photos):
         outcomes[photo] = Inspection(
-            Verdict(str(photo.path), float(scores[place]), float(p_values[place]), decisions[place]),
+            Verdict(as_text(photo.path), float(scores[place]), float(p_values[place]), decisions[place]),
             batch.pixels[place],
             None if prediction.anomaly_map is None else prediction.anomaly_map[place].numpy(),
             () if prediction.evidence is None else prediction.evidence[place],
@@ -159,6 +155,7 @@ class _Reader:
     backbone: Backbone
     transform: Transform
     cache: FeatureCache
+    groups: Mapping[Photo, str]
     workers: int
     unreadable: list[tuple[Photo, str]] = field(default_factory=list)
 
@@ -166,28 +163,43 @@ class _Reader:
         """Appends the features of all readable photos, by name, so that no result depends on their order."""
         names: list[str] = []
         thumbnails: list[bytes] = []
-        groups = dict(zip(data.photos, data.groups, strict=True))
         photos = sorted(data.photos, key=lambda photo: str(photo.path))
         for batch in load_batches(photos, self.transform, workers=self.workers):
             if batch.photos:
                 maps = self.backbone.extract(batch.images)
-                self.cache.append(maps, groups=[groups[photo] for photo in batch.photos])
+                self.cache.append(maps, groups=[self.groups[photo] for photo in batch.photos])
             for photo, pixels in zip(batch.photos, batch.pixels, strict=True):
                 is_kept = len(names) < MAX_THUMBNAILS
                 thumbnails.append(encode(pixels, longest_side=_THUMBNAIL_PX, quality=70) if is_kept else b"")
-                names.append(str(photo.path))
+                names.append(as_text(photo.path))
             self.unreadable.extend(batch.unreadable)
             advance(len(batch.photos) + len(batch.unreadable))
         return References(tuple(names), tuple(thumbnails))
 
 
-def _check_enough(num_train: int, num_groups: int, unreadable: Sequence[tuple[Photo, str]]) -> None:
-    """Raises ManifestError if nothing could be learned, or nothing calibrated."""
-    first = f"; {len(unreadable)} could not be read, the first because {unreadable[0][1]}" if unreadable else ""
-    if not num_train:
-        raise ManifestError(f"None of the normal photos of the split train could be read{first}.")
-    if num_groups < 2:
+def _normal_photos(data: Manifest) -> Manifest:
+    """The photos to learn from and to calibrate on: the normal ones of ``train`` and ``dev``."""
+    normal = Manifest(tuple(photo for photo in data.normal().photos if photo.split != "test"))
+    if not normal.select("train"):
         raise ManifestError(
-            f"At least two normal photos, of different groups, are needed to learn from one and calibrate on "
-            f"another, got {num_train} photo(s) of {num_groups} group{first}."
+            "The split train has no normal photos to learn from; "
+            "name their labels with --normal, or mark them with 0 in the manifest's column anomalous."
+        )
+    _check_groups(normal.groups, "")
+    return normal
+
+
+def _check_read(train: FeatureSet, dev: FeatureSet, unreadable: Sequence[tuple[Photo, str]]) -> None:
+    """Raises ManifestError if too few photos could be read."""
+    why = f"; {len(unreadable)} could not be read, the first because: {unreadable[0][1]}" if unreadable else ""
+    if not train:
+        raise ManifestError(f"None of the normal photos of the split train could be read{why}.")
+    _check_groups(train.groups + dev.groups, why)
+
+
+def _check_groups(groups: Sequence[str], why: str) -> None:
+    if len(set(groups)) < 2:
+        raise ManifestError(
+            "At least two normal photos, of different groups, are needed to learn from one and calibrate on "
+            f"another, got {len(groups)} of one group{why}."
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from inlier.cli.options import (
     DeviceOption,
     JsonOption,
     NormalOption,
+    OutOption,
     QuietOption,
     SeedOption,
     SetOption,
@@ -26,35 +27,48 @@ from inlier.cli.options import (
     read_sections,
     say,
     say_unreadable,
+    show,
 )
 from inlier.errors import ConfigError
 
 DataArgument = Annotated[Path, typer.Argument(help="Folder of photos, data set folder, or manifest.", metavar="DATA")]
 ModelArgument = Annotated[Path, typer.Argument(help="Folder that `inlier fit` wrote.", metavar="MODEL")]
+PhotosArgument = Annotated[list[Path], typer.Argument(help="Photos, or folders of them.", metavar="PHOTOS...")]
+DetectorOption = Annotated[
+    str | None, typer.Option(help="combined, patchcore or photo-neighbors.  [default: combined]")
+]
+BackboneOption = Annotated[str | None, typer.Option(help="A timm name.  [default: efficientnet_lite0]")]
+LayersOption = Annotated[
+    str | None, typer.Option(help="Stages of the backbone, such as 2,3: for every detector involved.")
+]
+WeightsOption = Annotated[
+    Path | None, typer.Option(help="File with the backbone's weights, .safetensors or .pth.", metavar="FILE")
+]
+PrecisionOption = Annotated[str | None, typer.Option(help="float32 or bfloat16.  [default: the faster here]")]
+SizeOption = Annotated[int | None, typer.Option(help="Photos are resized to this square, in pixels.  [default: 224]")]
+MemoryOption = Annotated[
+    str | None, typer.Option(help="Such as 500MB, whatever the number of photos.  [default: 2GiB]")
+]
 FalseAlarmOption = Annotated[
     float | None, typer.Option(help="Share of normal photos that may be rejected.  [default: 0.05]")
 ]
 UncertainOption = Annotated[
     float | None, typer.Option(help="Share of normal photos that may be rejected or uncertain.  [default: 0.2]")
 ]
+HeatmapsOption = Annotated[str, typer.Option(help="Of which photos heatmaps are written: flagged, all or none.")]
+SplitOption = Annotated[str, typer.Option(help="test, dev or train.")]
 
 
 def fit(
     data: DataArgument,
-    out: Annotated[Path, typer.Option(help="Folder of the model.", metavar="MODEL")],
-    detector: Annotated[str | None, typer.Option(help="combined, patchcore or photo-neighbors.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="A timm name.  [default: efficientnet_lite0]")] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="Stages of the backbone, such as 2,3: for every detector involved.")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="File with the backbone's weights, .safetensors or .pth.")
-    ] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16.  [default: the faster here]")] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Photos are resized to this square, in pixels.  [default: 224]")
-    ] = None,
-    memory_budget: Annotated[str | None, typer.Option(help="Such as 2GiB, whatever the number of photos.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the model.", metavar="MODEL")],
+    detector: DetectorOption = None,
+    backbone: BackboneOption = None,
+    layers: LayersOption = None,
+    weights: WeightsOption = None,
+    precision: PrecisionOption = None,
+    size: SizeOption = None,
+    memory_budget: MemoryOption = None,
     false_alarm_rate: FalseAlarmOption = None,
     uncertain_rate: UncertainOption = None,
     normal: NormalOption = None,
@@ -71,44 +85,34 @@ def fit(
     from inlier.model import check_target
     from inlier.workflow import fit as fit_model
 
-    sections = read_sections(
-        config,
-        overrides,
-        {
-            "fit": {"detector": detector, "seed": seed, "memory_budget": memory_budget},
-            "backbone": {"name": backbone, "weights": weights and str(weights), "precision": precision},
-            "input": {"size": size},
-            "decide": {"false_alarm_rate": false_alarm_rate, "uncertain_rate": uncertain_rate},
-        },
-    )
+    options: dict[str, dict[str, Any]] = {
+        "fit": {"detector": detector, "seed": seed, "memory_budget": memory_budget},
+        "backbone": {"name": backbone, "weights": weights and str(weights), "precision": precision},
+        "input": {"size": size},
+        "decide": {"false_alarm_rate": false_alarm_rate, "uncertain_rate": uncertain_rate},
+    }
+    sections, stages, on = read_sections(config, overrides, options), _layers(layers), choose_device(device)
     check_target(out)
+    manifest = Manifest.read(data, normal=normal_labels(normal))
     with progress_bars(quiet=quiet) as progress:
-        manifest = Manifest.read(data, normal=normal_labels(normal))
-        model, unreadable = fit_model(
-            sections, manifest, layers=_layers(layers), device=choose_device(device), workers=workers, progress=progress
-        )
+        model, unreadable = fit_model(sections, manifest, layers=stages, device=on, workers=workers, progress=progress)
     model.save(out)
     facts = model.facts
-    say(
-        f"Learned from {facts['num_fitted']} normal photos, calibrated on {facts['num_calibration']} "
-        f"({facts['calibration']}): {out}",
-        quiet=quiet or as_json,
-    )
-    for note in model.notes:
-        say(f"Mind: {note}", quiet=quiet)
-    say_unreadable([(str(photo.path), reason) for photo, reason in unreadable], quiet=quiet)
     if as_json:
         print_json({"model": str(out), "identity": model.identity, **facts, "notes": model.notes})
+    else:
+        learned = f"Learned from {facts['num_fitted']} normal photos, calibrated on {facts['num_calibration']}"
+        show(f"{learned} ({facts['calibration']}): {out}", quiet=quiet)
+    _say_notes(model.notes, quiet=quiet)
+    say_unreadable(unreadable, quiet=quiet)
     raise typer.Exit(1 if unreadable else 0)
 
 
 def inspect(
     model: ModelArgument,
-    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of them.", metavar="PHOTOS...")],
-    out: Annotated[Path, typer.Option(help="Folder for verdicts, heatmaps and report.", metavar="DIR")],
-    heatmaps: Annotated[
-        str, typer.Option(help="Of which photos heatmaps are written: flagged, all or none.")
-    ] = "flagged",
+    photos: PhotosArgument,
+    out: OutOption,
+    heatmaps: HeatmapsOption = "flagged",
     false_alarm_rate: FalseAlarmOption = None,
     uncertain_rate: UncertainOption = None,
     device: DeviceOption = "auto",
@@ -122,8 +126,10 @@ def inspect(
     from inlier.inspection import inspect_to_folder
     from inlier.model import Model
 
-    loaded = _with_rates(Model.load(model, device=choose_device(device)), false_alarm_rate, uncertain_rate)
-    found = [Photo(path, "test") for path in find_photos(photos)]
+    loaded = Model.load(model, device=choose_device(device)).with_rates(
+        false_alarm_rate=false_alarm_rate, uncertain_rate=uncertain_rate
+    )
+    found = [Photo(path, "test") for path in find_photos(photos) if not _is_below(path, out)]
     with progress_bars(quiet=quiet) as progress:
         result = inspect_to_folder(loaded, found, out, heatmaps=heatmaps, workers=workers, progress=progress)
     counts = result.counts
@@ -131,17 +137,16 @@ def inspect(
         print_json({"directory": str(out), "counts": counts, "num_scored": result.num_scored, "notes": result.notes})
     else:
         shown = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("reject", "uncertain", "accept", "unreadable"))
-        say(f"{len(found)} photos: {shown}\nReport: {out / 'report.html'}", quiet=quiet)
-    for note in result.notes:
-        say(f"Mind: {note}", quiet=quiet)
+        show(f"{len(found)} photos: {shown}\nReport: {out / 'report.html'}", quiet=quiet)
+    _say_notes(result.notes, quiet=quiet)
     raise typer.Exit(1 if counts.get("unreadable") else 0)
 
 
 def evaluate(
     model: ModelArgument,
     data: DataArgument,
-    out: Annotated[Path, typer.Option(help="Folder for metrics, figures and scores.", metavar="DIR")],
-    split: Annotated[str, typer.Option(help="test, dev or train.")] = "test",
+    out: OutOption,
+    split: SplitOption = "test",
     false_alarm_rate: FalseAlarmOption = None,
     uncertain_rate: UncertainOption = None,
     normal: NormalOption = None,
@@ -153,29 +158,34 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled photos, with intervals and figures."""
     from inlier.data.manifest import Manifest
+    from inlier.evaluation import check_target, write_to_folder
     from inlier.evaluation import evaluate as evaluate_model
-    from inlier.evaluation import write_to_folder
     from inlier.model import Model
 
     if split not in ("train", "dev", "test"):
         raise ConfigError(f"--split must be train, dev or test, got {split}.")
-    loaded = _with_rates(Model.load(model, device=choose_device(device)), false_alarm_rate, uncertain_rate)
+    check_target(out)
+    loaded = Model.load(model, device=choose_device(device)).with_rates(
+        false_alarm_rate=false_alarm_rate, uncertain_rate=uncertain_rate
+    )
+    manifest = Manifest.read(data, normal=normal_labels(normal))
+    command = shlex.join(["inlier", *sys.argv[1:]])
     with progress_bars(quiet=quiet) as progress:
         evaluation = evaluate_model(
             loaded,
-            Manifest.read(data, normal=normal_labels(normal)),
+            manifest,
             split=split,  # type: ignore[arg-type]  # checked above
             seed=seed or 0,
             workers=workers,
-            command=shlex.join(["inlier", *sys.argv[1:]]),
+            command=command,
             progress=progress,
         )
     write_to_folder(evaluation, loaded, out)
     if as_json:
         print_json(evaluation.metrics)
     else:
-        say(_summary(evaluation.metrics) + f"\nFigures: {out / 'evaluation.html'}", quiet=quiet)
-    say_unreadable([(str(photo.path), reason) for photo, reason in evaluation.unreadable], quiet=quiet)
+        show(_summary(evaluation.metrics) + f"\nFigures: {out / 'evaluation.html'}", quiet=quiet)
+    say_unreadable(evaluation.unreadable, quiet=quiet)
     raise typer.Exit(1 if evaluation.unreadable else 0)
 
 
@@ -188,11 +198,14 @@ def _layers(text: str | None) -> tuple[int, ...] | None:
         raise ConfigError(f"--layers must be whole numbers such as 2,3, got {text!r}.") from error
 
 
-def _with_rates(model: Any, false_alarm_rate: float | None, uncertain_rate: float | None) -> Any:
-    """The model with other rates, where they are given; calibration scores serve every rate."""
-    given = {"false_alarm_rate": false_alarm_rate, "uncertain_rate": uncertain_rate}
-    decide = model.config["decide"] | {name: rate for name, rate in given.items() if rate is not None}
-    return replace(model, config=model.config | {"decide": decide})
+def _is_below(path: Path, folder: Path) -> bool:
+    """Whether a photo lies in the folder for results, as a heatmap of an earlier run does."""
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
+
+
+def _say_notes(notes: tuple[str, ...], *, quiet: bool) -> None:
+    for note in notes:
+        say(f"Mind: {note}", quiet=quiet)
 
 
 def _summary(metrics: dict[str, Any]) -> str:

@@ -10,6 +10,8 @@ import typer
 from inlier.cli import demo, detecting
 from inlier.errors import InlierError
 
+IMPOSSIBLE, INTERRUPTED = 2, 130
+
 app = typer.Typer(
     name="inlier",
     help="Learns from photos of what is normal, and tells for each new photo whether it belongs and where it is odd.",
@@ -44,12 +46,11 @@ def run() -> None:
     """Runs a command; exit status 0 done, 1 some photos unreadable, 2 not possible, 130 interrupted."""
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # odd metadata, of photos that are fine
     try:
-        app()
+        app(prog_name="inlier")
     except InlierError as error:
         typer.echo(f"inlier: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("inlier: interrupted; the same command goes on where it stopped.", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
+        sys.exit(IMPOSSIBLE)
+    except SystemExit as end:  # Typer makes one of everything else, of Ctrl-C without a word
+        if end.code == INTERRUPTED:
+            typer.echo("inlier: interrupted; given again, inspect goes on where it stopped.", err=True)
+        raise

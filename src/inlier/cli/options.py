@@ -18,8 +18,13 @@ from inlier.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rich.console import RenderableType
+    from rich.progress import Progress as Bars
+
+    from inlier.data.manifest import Photo
     from inlier.workflow import Progress
 
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for the results.", metavar="DIR")]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file whose sections name a class and its keywords.")
 ]
@@ -67,23 +72,29 @@ def choose_device(asked: str) -> str:
     return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def show(result: str, *, quiet: bool) -> None:
+    """The command's result for a person, on stdout."""
+    if not quiet:
+        typer.echo(result)
+
+
 def say(text: str, *, quiet: bool) -> None:
-    """A message for the user, on stderr."""
+    """A message beside the result, on stderr."""
     if not quiet:
         typer.echo(text, err=True)
 
 
-def say_unreadable(reasons: Sequence[tuple[str, str]], *, quiet: bool) -> None:
+def say_unreadable(photos: Sequence[tuple[Photo, str]], *, quiet: bool) -> None:
     """Names the first photos that could not be read, and how many more there are."""
-    for path, reason in reasons[:5]:
-        say(f"  unreadable: {path}: {reason}", quiet=quiet)
-    if len(reasons) > 5:
-        say(f"  ... and {len(reasons) - 5} more", quiet=quiet)
+    for photo, reason in photos[:5]:
+        say(f"  unreadable: {photo.path}: {reason}", quiet=quiet)
+    if len(photos) > 5:
+        say(f"  ... and {len(photos) - 5} more", quiet=quiet)
 
 
 def print_json(result: Mapping[str, Any]) -> None:
-    """The command's result on stdout."""
-    typer.echo(json.dumps(result, ensure_ascii=False, default=str))
+    """The command's result for a program: one JSON object on stdout, in ASCII whatever the terminal's encoding."""
+    typer.echo(json.dumps(result))
 
 
 @contextmanager
@@ -93,16 +104,23 @@ def progress_bars(*, quiet: bool) -> Iterator[Progress]:
         yield lambda task, total: lambda steps: None
         return
     from rich.console import Console
+    from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     rate = TextColumn("{task.fields[rate]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    bars = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+
+    def table() -> RenderableType:
+        """Drawn by a thread of its own, so that a bar is seen although its first step takes long."""
+        shown = [task for task in bars.tasks if not task.finished and (task.elapsed or 0) > PATIENCE_SECONDS]
+        return bars.make_tasks_table(shown)
+
+    with Live(get_renderable=table, console=Console(stderr=True), transient=True, refresh_per_second=10):
         yield lambda task, total: _bar(bars, task, total)
 
 
-def _bar(bars: Any, description: str, total: int) -> Callable[[int], None]:
-    task = bars.add_task(description, total=total, visible=False, rate="")
+def _bar(bars: Bars, description: str, total: int) -> Callable[[int], None]:
+    task = bars.add_task(description, total=total, rate="")
     began = time.monotonic()
     done = 0
 
@@ -110,7 +128,6 @@ def _bar(bars: Any, description: str, total: int) -> Callable[[int], None]:
         nonlocal done
         done += steps
         seconds = time.monotonic() - began
-        rate = f"{done / seconds:.1f}/s" if seconds else ""
-        bars.update(task, completed=done, visible=seconds > PATIENCE_SECONDS and done < total, rate=rate)
+        bars.update(task, completed=done, rate=f"{done / seconds:.1f}/s" if seconds else "")
 
     return advance

@@ -1,14 +1,16 @@
-"""Exact greedy k-centre selection of rows, in rounds, and streamed under a memory budget."""
+"""Exact greedy k-centre selection of rows, evaluated lazily, and streamed under a memory budget."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-CHUNK = 16_384
-"""Rows whose distances to the picks of a round are computed together."""
+CHUNK = 256
+"""Candidates that are brought up to date together; few, so that all of them have missed about the same picks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,69 +26,91 @@ class Coreset:
     radius: float
 
 
-def greedy_coreset(rows: Tensor, num_rows: int, *, num_candidates: int = 1024) -> Coreset:
+def greedy_coreset(rows: Tensor, num_rows: int, *, num_candidates: int = 2048) -> Coreset:
     """Picks rows by the greedy k-centre rule: each time the row farthest from all picked before.
 
     The same rows, in the same order, as the plain loop of Roth et al. (CVPR 2022, algorithm 1; a 2-approximation
     of the smallest covering radius, Gonzalez 1985), but for ties in floating point. The plain loop goes through all
-    rows for every pick. Here a round takes the B rows farthest from the picked ones as candidates and picks greedily
-    among them, updating the distances between candidates only. As long as the farthest candidate is at least as far
-    as the B-th one was when the round began, no other row can be farther, since distances only shrink: it is the
-    greedy choice over all rows. Then one matrix product brings all rows up to date with all picks of the round.
+    rows for every pick; most of that work decides nothing, and is left out here by lazy evaluation (Minoux 1978).
 
     The first pick is the row nearest to the mean, where the paper picks at random: the result does not depend on a
     seed, nor on the order of rows but for ties.
 
     Args:
         rows: Shape (N, D).
-        num_rows: M, how many to pick, >= 1. Fewer are picked when they cover all rows at distance 0.
-        num_candidates: B, how many rows take part in a round.
+        num_rows: M, how many to pick, >= 1. Fewer are picked when these cover all rows at distance 0, as far as
+            floating point can tell.
+        num_candidates: B, how many rows take part in a round; it changes the speed, not the result.
 
     Raises:
         ValueError: There are no rows, or none are asked for.
     """
     if not len(rows) or num_rows < 1:
         raise ValueError(f"greedy_coreset needs rows and num_rows >= 1, got {len(rows)} rows and {num_rows}.")
+    picks: list[int] = []
+    radius = 0.0
+    for row, distance in _farthest_first(rows, num_candidates):
+        if len(picks) == num_rows:
+            radius = distance  # the row that would come next is the farthest of all
+            break
+        picks.append(row)
+    return Coreset(torch.tensor(picks), radius)
+
+
+def _farthest_first(rows: Tensor, num_candidates: int) -> Iterator[tuple[int, float]]:
+    """Rows in the order of the greedy rule, each with its distance to those before, until all are at distance 0.
+
+    A row's distance to the picks only shrinks as these become more, so one computed from some of them is an upper
+    bound. A round brings the B rows with the largest bounds up to date with the picks that they have missed, in
+    matrix products, and picks greedily among them. As long as the farthest candidate is at least as far as the
+    smallest of their bounds was, no other row can be farther: it is the greedy choice over all rows. Rows that are
+    soon covered well never come up again, and cost nothing more.
+    """
     centred = rows - rows.mean(dim=0)  # smaller lengths, hence less cancellation in squared distances
     lengths = centred.square().sum(dim=1)  # (N,)
+    covered = 4 * torch.finfo(rows.dtype).eps * float(lengths.max())  # what rounding cannot tell from 0
     picks = [int(lengths.argmin())]
-    squared = torch.full_like(lengths, torch.inf)
-    _bring_up_to_date(squared, centred, lengths, torch.tensor(picks))
-    while len(picks) < num_rows and squared.max() > 0:
-        found = _round(centred, lengths, squared, min(num_candidates, len(rows)), num_rows - len(picks))
-        _bring_up_to_date(squared, centred, lengths, found)
-        picks.extend(found.tolist())
-    return Coreset(torch.tensor(picks), float(squared.max().sqrt()))
+    yield picks[0], math.inf
+    bounds = _squared_distances(centred, lengths, picks[0])  # (N,), to the first num_seen picks
+    num_seen = torch.ones(len(rows), dtype=torch.int64)
+    while True:
+        highest, candidates = bounds.topk(min(num_candidates, len(rows)))
+        certain = float(highest[-1]) if num_candidates < len(rows) else -math.inf
+        candidates = candidates[num_seen[candidates].argsort()]
+        near, near_lengths, squared = centred[candidates], lengths[candidates], bounds[candidates]
+        _catch_up(squared, near, near_lengths, num_seen[candidates], centred, torch.tensor(picks))
+        while (farthest := float((largest := squared.max(dim=0)).values)) >= certain:
+            if farthest <= covered:
+                return
+            place = int(largest.indices)
+            picks.append(int(candidates[place]))
+            yield picks[-1], math.sqrt(farthest)
+            torch.minimum(squared, _squared_distances(near, near_lengths, place), out=squared)
+        bounds[candidates] = squared
+        num_seen[candidates] = len(picks)
 
 
-def _round(centred: Tensor, lengths: Tensor, squared: Tensor, num_candidates: int, num_wanted: int) -> Tensor:
-    """The next picks, as many as are certain."""
-    distances, candidates = squared.topk(num_candidates)
-    bound = float(distances[-1]) if num_candidates < len(squared) else 0.0
-    chosen = centred[candidates]
-    among = lengths[candidates]
-    pairwise = (among[:, None] + among - 2 * chosen @ chosen.T).clamp_min_(0)  # (B, B)
-    pairwise.fill_diagonal_(0)
-    places: list[int] = []
-    while len(places) < num_wanted:
-        farthest, place = distances.max(dim=0)
-        if float(farthest) < bound or float(farthest) <= 0:
-            break
-        places.append(int(place))
-        torch.minimum(distances, pairwise[place], out=distances)
-    return candidates[torch.tensor(places)]
+def _squared_distances(rows: Tensor, lengths: Tensor, pick: int) -> Tensor:
+    """Squared distance of each row to one of them, 0 for itself."""
+    squared = torch.addmv(lengths, rows, rows[pick], alpha=-2).add_(lengths[pick])  # |x|^2 - 2 x.p + |p|^2
+    squared[pick] = 0
+    return squared
 
 
-def _bring_up_to_date(squared: Tensor, centred: Tensor, lengths: Tensor, picks: Tensor) -> None:
-    """Lowers each row's squared distance to the nearest pick, in place."""
-    centres = centred[picks]  # (P, D)
-    offsets = lengths[picks]
+def _catch_up(
+    squared: Tensor, near: Tensor, near_lengths: Tensor, num_seen: Tensor, centred: Tensor, picks: Tensor
+) -> None:
+    """Lowers candidates' squared distances, in place, by the picks each has not seen; those that saw least first."""
+    oldest = int(num_seen[0])
+    centres = centred[picks[oldest:]]  # (P, D)
+    offsets = centres.square().sum(dim=1)
     for start in range(0, len(squared), CHUNK):
         part = slice(start, start + CHUNK)
-        products = torch.addmm(offsets, centred[part], centres.T, alpha=-2)  # |p|^2 - 2 x.p, (chunk, P)
-        nearest = products.amin(dim=1).add_(lengths[part]).clamp_min_(0)
-        torch.minimum(squared[part], nearest, out=squared[part])
-    squared[picks] = 0
+        missed = slice(int(num_seen[start]) - oldest, None)
+        if len(offsets[missed]):
+            products = torch.addmm(offsets[missed], near[part], centres[missed].T, alpha=-2)  # |p|^2 - 2 x.p
+            nearest = products.amin(dim=1).add_(near_lengths[part])
+            torch.minimum(squared[part], nearest, out=squared[part])
 
 
 class CoresetStream:

@@ -13,6 +13,7 @@ from inlier.detectors.anomaly_map import POOLINGS, Pooling, pool_map, smooth_map
 from inlier.detectors.coreset import CoresetStream
 from inlier.detectors.neighbors import nearest_rows
 from inlier.detectors.protocol import check_features, check_is_fitted, take
+from inlier.features.backbone import check_layers
 from inlier.features.cache import FeatureSet
 from inlier.features.patches import embed_patches
 from inlier.records import Box, Evidence, Prediction
@@ -47,15 +48,15 @@ class PatchCore:
     def __init__(
         self,
         *,
-        layers: Sequence[int] = (3,),
+        layers: Sequence[int] = (2, 3),
         patch_size: int = 3,
         distance: Distance = "cosine",
-        coreset_ratio: float = 0.1,
-        max_bank_rows: int = 10_000,
+        coreset_ratio: float = 0.05,
+        max_bank_rows: int = 5_000,
         num_neighbors: int = 9,
         is_reweighted: bool = False,
         pooling: Pooling = "top",
-        top_ratio: float = 0.02,
+        top_ratio: float = 0.05,
         map_size: int = 224,
         sigma: float = 4.0,
         memory_budget_bytes: int = 2**30,
@@ -63,7 +64,7 @@ class PatchCore:
         """Checks the parameters; nothing is learned yet.
 
         Args:
-            layers: Which of the backbone's layers make up a patch's embedding, finest first.
+            layers: Which of the backbone's layers make up a patch's embedding; the finest one has its cells.
             patch_size: Side of the neighbourhood that a patch is averaged over, in cells, odd.
             distance: ``cosine`` or ``euclidean``.
             coreset_ratio: Share of all normal patches kept in the bank, in (0, 1].
@@ -97,9 +98,9 @@ class PatchCore:
                 raise ValueError(f"{name} of PatchCore must be at least 1, got {number}.")
         if is_reweighted and pooling != "max":
             raise ValueError(f"is_reweighted of PatchCore goes with pooling 'max' only, got {pooling!r}.")
-        if sigma < 0:
+        if not 0 <= sigma < math.inf:
             raise ValueError(f"sigma of PatchCore must be at least 0, got {sigma}.")
-        self.layers = tuple(layers)
+        self.layers = check_layers("PatchCore", layers)
         self.patch_size = patch_size
         self.distance = distance
         self.coreset_ratio = coreset_ratio
@@ -159,20 +160,18 @@ class PatchCore:
         return embed_patches(chosen, patch_size=self.patch_size, is_cosine=self.distance == "cosine")
 
     def _new_stream(self, depth: int) -> CoresetStream:
-        num_kept = 2 * self.max_bank_rows
         copies = 3  # the rows as they came, joined, and centred
-        return CoresetStream(
-            capacity=max(2 * num_kept, self.memory_budget_bytes // (copies * 4 * depth)), num_kept=num_kept
-        )
+        capacity = max(2, self.memory_budget_bytes // (copies * 4 * depth))
+        return CoresetStream(capacity=capacity, num_kept=min(2 * self.max_bank_rows, capacity // 2))
 
     def _reweighted(self, patches: Tensor, patch_scores: Tensor, nearest: Tensor) -> Tensor:
         """Eq. 7: s = (1 - exp s* / sum of exp |m_test - m| over the b rows around the nearest one) s*.
 
         The rows around the nearest one include it, as in the authors' code, so that the weight is in [0, 1); with
-        b = 1 it would be 0 for every photo, and s* is returned as it is.
+        b = 1, or a bank of one row, it would be 0 for every photo, and s* is returned as it is.
         """
         largest, worst = patch_scores.flatten(1).max(dim=1)  # s*, and the cell of m_test
-        if self.num_neighbors == 1:
+        if min(self.num_neighbors, len(self.memory_bank_)) == 1:
             return largest
         photos = torch.arange(len(patches))
         worst_patch = patches.flatten(1, 2)[photos, worst]  # (B, D)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from inlier.detectors.coreset import greedy_coreset
 from inlier.detectors.neighbors import nearest_rows
 from inlier.detectors.protocol import check_features, check_is_fitted, take
+from inlier.features.backbone import check_layers
 from inlier.features.cache import FeatureSet
 from inlier.features.pooling import embed_photos
 from inlier.records import Box, Evidence, Prediction
@@ -64,9 +66,9 @@ class PhotoNeighbors:
             ValueError: A parameter is outside its range.
         """
         for name, value in (("power", power), ("num_neighbors", num_neighbors), ("max_photos", max_photos)):
-            if value < 1:
+            if not 1 <= value < math.inf:
                 raise ValueError(f"{name} of PhotoNeighbors must be at least 1, got {value}.")
-        self.layers = tuple(layers)
+        self.layers = check_layers("PhotoNeighbors", layers)
         self.power = power
         self.num_neighbors = num_neighbors
         self.is_whitened = is_whitened
@@ -113,10 +115,12 @@ class PhotoNeighbors:
 
 def _whitening(embeddings: Tensor) -> Tensor:
     """W with W W' the inverse of the shrunk covariance, shape (D, D); the identity where nothing varies."""
-    rows = embeddings.double().numpy()
-    covariance, _ = ledoit_wolf(rows)
+    identity = torch.eye(embeddings.shape[1])
+    if len(embeddings) == 1:
+        return identity
+    covariance, _ = ledoit_wolf(embeddings.double().numpy())
     variances, directions = np.linalg.eigh(covariance)
-    if variances[-1] <= 1e-12:  # one photo, or copies of one
-        return torch.eye(embeddings.shape[1])
+    if variances[-1] <= 1e-12:  # copies of one photo
+        return identity
     floor = 1e-6 * variances[-1]  # what rounding leaves of a direction that does not vary
     return torch.from_numpy(directions / np.sqrt(np.maximum(variances, floor))).float()

@@ -21,13 +21,15 @@ def embed_photos(maps: Sequence[Tensor], *, power: float) -> Tensor:
         power: p, >= 1; 1 averages, and then keeps negative values.
 
     Returns:
-        Shape (B, D) with D the sum of the channels; each layer's part has length 1 (or 0, if it is all zero).
+        Shape (B, D) with D the sum of the channels; each layer's part has length 1 (or 0, if all of it averages 0).
     """
     parts = []
     for features in maps:
         if power == 1:
             pooled = features.mean(dim=(2, 3))
         else:
-            pooled = features.clamp_min(1e-6).pow(power).mean(dim=(2, 3)).pow(1 / power)
+            positive = features.clamp_min(1e-6)
+            largest = positive.amax(dim=(2, 3), keepdim=True)  # taken out, since its power could overflow
+            pooled = largest[..., 0, 0] * (positive / largest).pow(power).mean(dim=(2, 3)).pow(1 / power)
         parts.append(F.normalize(pooled, dim=1))
     return torch.cat(parts, dim=1)  # (B, D)

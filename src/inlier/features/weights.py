@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import socket
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from inlier.errors import WeightsError
@@ -22,6 +26,14 @@ _LITE0_DEPTHS = (1, 2, 2, 3, 3, 4, 1)
 """Blocks in each stage of EfficientNet-Lite0 (Tan & Le 2019, table 1; Lite keeps the first and last stage)."""
 
 _HUB_TIMEOUT_SECONDS = 3.0
+
+_DAMAGED = (
+    SafetensorError, pickle.UnpicklingError, struct.error, OSError, EOFError, RuntimeError,
+    ValueError, LookupError, TypeError, AttributeError, AssertionError,
+)  # fmt: skip
+"""What the readers raise for a file that is not theirs; ``torch.load`` raises every one of these, fed with noise."""
+
+_ADVICE = "give them with --weights FILE.safetensors, or take the embedded --backbone efficientnet_lite0."
 
 
 def load_weights(name: str, network: nn.Module, *, weights: Path | None) -> None:
@@ -48,23 +60,18 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` or ``.pth`` file; nothing in it is executed.
 
     Raises:
-        WeightsError: There is no such file, or it holds no tensors.
+        WeightsError: There is no such file, or it holds no tensors, or more than tensors.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    if not path.is_file():
+        raise WeightsError(f"The weights file {path} does not exist.")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise WeightsError(f"The weights file {path} does not exist.") from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path} holds no weights that can be read: {_first_line(error)}") from error
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":  # raised by torch, from a module it does not export
-            raise
-        raise WeightsError(f"{path} holds more than tensors, and is refused: {_first_line(error)}") from error
+        is_safe = path.suffix == ".safetensors"
+        loaded = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGED as error:
+        raise WeightsError(
+            f"{path} cannot be read as weights: it is damaged, or holds more than tensors, which is not executed; "
+            "save a state dictionary as .safetensors."
+        ) from error
     return _unwrap(loaded, path)
 
 
@@ -112,39 +119,36 @@ def _embedded_weights() -> dict[str, Tensor]:
 
 def _hub_weights(name: str, network: nn.Module) -> dict[str, Tensor]:
     """Weights that timm names for a network: from the hub's cache, else from the hub."""
+    import timm
     from huggingface_hub import try_to_load_from_cache
 
     config: dict[str, Any] = getattr(network, "pretrained_cfg", None) or {}
-    repository = config.get("hf_hub_id")
-    if repository:
-        cached = try_to_load_from_cache(repository, "model.safetensors")
-        if isinstance(cached, str):
-            return read_weights(Path(cached))
-    elif not config.get("url"):
+    source: dict[str, Any] = {}
+    cached = try_to_load_from_cache(config["hf_hub_id"], "model.safetensors") if config.get("hf_hub_id") else None
+    if isinstance(cached, str):
+        source = {"state_dict": read_weights(Path(cached)), "custom_load": False}
+    elif not config.get("hf_hub_id") and not config.get("url"):
         raise WeightsError(f"timm knows no ImageNet weights of {name}; {_ADVICE}")
-    if not _hub_is_reachable():
+    elif not _hub_is_reachable():
         raise WeightsError(f"The weights of {name} are not on this machine and no hub can be reached; {_ADVICE}")
-    import timm
-
-    try:
-        loaded: dict[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+    try:  # by way of the whole network, whose tensors some checkpoints name in older ways that timm translates
+        whole = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source)
     except (OSError, RuntimeError) as error:
-        raise WeightsError(f"The weights of {name} could not be fetched ({_first_line(error)}); {_ADVICE}") from error
-    return loaded
-
-
-_ADVICE = "give them with --weights FILE.safetensors, or take the embedded --backbone efficientnet_lite0."
+        raise WeightsError(f"The weights of {name} could not be loaded ({_first_line(error)}); {_ADVICE}") from error
+    state: dict[str, Tensor] = whole.state_dict()
+    return state
 
 
 def _hub_is_reachable() -> bool:
-    """Whether the hub answers within seconds; its own client would try for a minute."""
+    """Whether the hub answers within seconds, or a proxy may reach it; its own client would try for a minute."""
     from huggingface_hub.constants import ENDPOINT
 
-    if getproxies():
-        return True
     address = urlsplit(ENDPOINT)
+    if getproxies().keys() & {address.scheme, "all"}:
+        return True
+    port = address.port or {"http": 80}.get(address.scheme, 443)
     try:
-        with socket.create_connection((address.hostname or "", address.port or 443), _HUB_TIMEOUT_SECONDS):
+        with socket.create_connection((address.hostname or "", port), _HUB_TIMEOUT_SECONDS):
             return True
     except OSError:
         return False
@@ -161,16 +165,22 @@ def _unwrap(loaded: object, path: Path) -> dict[str, Tensor]:
 
 
 def _load(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    given = {_flat(name): tensor for name, tensor in state.items()}
     own = network.state_dict()
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    wrong = [name for name in own if name in state and own[name].shape != state[name].shape]
+    missing = [name for name in own if _flat(name) not in given and not name.endswith("num_batches_tracked")]
+    wrong = [name for name in own if _flat(name) in given and own[name].shape != given[_flat(name)].shape]
     if missing or wrong:
         offenders = ", ".join([*missing, *wrong][:5])
         raise WeightsError(
             f"The weights from {source} are those of another network: of {len(own)} tensors {len(missing)} are "
             f"missing and {len(wrong)} have another shape ({offenders}, ...)."
         )
-    network.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+    network.load_state_dict({name: given[_flat(name)] for name in own if _flat(name) in given}, strict=False)
+
+
+def _flat(name: str) -> str:
+    """A tensor's name, alike in a whole network and in timm's features of it, which wrap and flatten the modules."""
+    return re.sub(r"^(model|body)\.", "", name).replace(".", "_")
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,60 @@
+# make demo    everything on generated photos, offline once installed
+# make test    the tests
+# make check   format, lint, types and tests, as before every commit
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+BROWSERS := chromium chromium-browser google-chrome
+
+# PyTorch then asks for huge pages, and waits less for memory on a CPU.
+export THP_MEM_ALLOC_ENABLE := 1
+
+.PHONY: demo test check lint install browser clean
+
+demo: $(VENV)/installed
+	@$(BIN)/inlier demo --out demo
+
+test: $(VENV)/installed-dev browser
+	@$(BIN)/pytest
+
+check: lint test
+
+lint: $(VENV)/installed-dev
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+
+install: $(VENV)/installed-dev
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
+	$(PIP_INSTALL) --editable '.[dev]'
+	@touch $(VENV)/installed $@
+
+$(BIN)/pip:
+	@for python in "$(PYTHON)" python3.13 python3.12 python3.11; do \
+	    if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        exec "$$python" -m venv $(VENV); \
+	    fi; \
+	done; \
+	echo "inlier needs Python 3.11 or newer, and $(PYTHON) is none; install one, or name it with make PYTHON=PATH." >&2; \
+	exit 1
+
+# The tests of pages need a browser, and are skipped with a reason where none can be had.
+browser:
+	@for name in $(BROWSERS); do if command -v "$$name" >/dev/null; then exit 0; fi; done; \
+	if ! command -v apt-get >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then root="env"; elif sudo -n true 2>/dev/null; then root="sudo -n env"; else exit 0; fi; \
+	echo "Installing chromium for the tests of pages ..."; \
+	{ $$root apt-get -qq update && \
+	  $$root DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium; \
+	} </dev/null >/dev/null 2>&1 || echo "chromium cannot be installed; the tests of pages are skipped."
+
+clean:
+	rm -rf $(VENV) demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
