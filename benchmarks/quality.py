@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/quality"))
     parser.add_argument("--split", default="test", choices=("dev", "test"))
     parser.add_argument("--only", default="", help="names of sets, separated by commas")
-    parser.add_argument("--configurations", default="", help="beginnings of their names, separated by commas")
+    parser.add_argument("--configurations", default="", help="beginnings of their names, separated by semicolons")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--readme", type=Path, help="put the table between its markers")
@@ -51,7 +51,7 @@ def main() -> None:
     rows = []
     for name, manifest in data_sets(arguments.root, arguments.only):
         for title, sections in CONFIGURATIONS.items():
-            if not title.startswith(tuple(arguments.configurations.split(","))):
+            if not title.startswith(tuple(arguments.configurations.split(";"))):
                 continue
             rows += measure(name, manifest, title, sections, arguments.size, arguments.split, arguments.seed)
             print(json.dumps({key: value for key, value in rows[-1].items() if key != "metrics"}), flush=True)

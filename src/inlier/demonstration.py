@@ -20,6 +20,9 @@ from inlier.workflow import Progress, fit, no_progress
 COMPONENTS = ("piston-crown", "cylinder-liner", "bolted-flange")
 VERDICTS = ("accept", "uncertain", "reject", "unreadable")
 
+_FOLDERS = ("camera-roll", "model", "evaluation", "inspection", "archive")
+"""The last one tells a demonstration from anything else; it goes last, so that a broken-off one is known as such."""
+
 
 @dataclass(frozen=True)
 class Demonstration:
@@ -29,11 +32,13 @@ class Demonstration:
         directory: Where photos, model, inspection and evaluation lie.
         metrics: Content of ``metrics.json``, on photos of other visits than those learned from.
         counts: What is in the photo -> verdict -> number of photos of the camera roll.
+        notes: Sentences that a reader must not miss.
     """
 
     directory: Path
     metrics: dict[str, Any]
     counts: dict[str, dict[str, int]]
+    notes: tuple[str, ...]
 
 
 def demonstrate(
@@ -51,9 +56,26 @@ def demonstrate(
     Raises:
         InlierError: The folder holds something else.
     """
-    check_folder(directory, marker="archive", content="a demonstration")
-    for name in ("archive", "camera-roll", "model", "evaluation", "inspection"):
+    check_folder(directory, marker=_FOLDERS[-1], content="a demonstration")
+    for name in _FOLDERS:
         shutil.rmtree(directory / name, ignore_errors=True)
+    data, truth = _draw(directory, seed=seed, scale=scale, progress=progress)
+    model, _ = fit({"fit": {"seed": seed}}, data, workers=workers, progress=progress)
+    model.save(directory / "model")
+    command = f"inlier demo --seed {seed} --scale {scale:g}"
+    evaluation = evaluate(model, data, seed=seed, workers=workers, command=command, progress=progress)
+    write_to_folder(evaluation, model, directory / "evaluation")
+    photos = [Photo(path, "test") for path in find_photos([directory / "camera-roll"])]
+    inspected = inspect_to_folder(model, photos, directory / "inspection", workers=workers, progress=progress)
+    counts: dict[str, Counter[str]] = {kind: Counter() for kind in ("normal", "damaged", "unrelated", "broken file")}
+    for name, verdict in inspected.verdicts():
+        counts[_kind(truth[Path(name).name])][verdict] += 1
+    counted = {kind: dict(of) for kind, of in counts.items()}
+    return Demonstration(directory, evaluation.metrics, counted, inspected.notes)
+
+
+def _draw(directory: Path, *, seed: int, scale: float, progress: Progress) -> tuple[Manifest, dict[str, str]]:
+    """Draws an archive and a camera roll; returns the archive's manifest, and what is in each photo of the roll."""
 
     def share(number: int) -> int:
         return max(6, round(number * scale))
@@ -78,18 +100,7 @@ def demonstrate(
         seed=seed,
         on_photo=_bar(progress, "Drawing a camera roll"),
     )
-    data = Manifest.read(manifest)
-    model, _ = fit({"fit": {"seed": seed}}, data, workers=workers, progress=progress)
-    model.save(directory / "model")
-    evaluation = evaluate(model, data, seed=seed, workers=workers, command="inlier demo", progress=progress)
-    write_to_folder(evaluation, model, directory / "evaluation")
-    photos = [Photo(path, "test") for path in find_photos([directory / "camera-roll"])]
-    inspected = inspect_to_folder(model, photos, directory / "inspection", workers=workers, progress=progress)
-    kinds = {photo.path.name: _kind(truth[photo.path.name]) for photo in photos}
-    counts: dict[str, Counter[str]] = {kind: Counter() for kind in ("normal", "damaged", "unrelated", "broken file")}
-    for name, verdict in inspected.verdicts():
-        counts[kinds[Path(name).name]][verdict] += 1
-    return Demonstration(directory, evaluation.metrics, {kind: dict(of) for kind, of in counts.items()})
+    return Manifest.read(manifest), truth
 
 
 def _kind(label: str) -> str:

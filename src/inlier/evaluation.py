@@ -117,7 +117,7 @@ def evaluate(
     scored = _Scored(table, dict(zip(rows_of_pixels, pixels, strict=True)))
     metrics = {
         "split": split,
-        "command": command,
+        "command": as_text(command),
         "model": model.identity,
         "data_fingerprint": data.fingerprint(),
         "fitted_on": model.facts.get("data_fingerprint"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inlier.cli.options import JsonOption, QuietOption, WorkersOption, print_json, progress_bars, say, show
+from inlier.cli.options import JsonOption, QuietOption, WorkersOption, print_json, progress_bars, say, say_notes, show
 
 if TYPE_CHECKING:
     from inlier.demonstration import Demonstration
@@ -28,9 +28,10 @@ def demo(
     with progress_bars(quiet=quiet) as progress:
         shown = demonstrate(out, seed=seed, scale=scale, workers=workers, progress=progress)
     if as_json:
-        print_json({"directory": str(out), "metrics": shown.metrics, "counts": shown.counts})
+        print_json({"directory": str(out), "metrics": shown.metrics, "counts": shown.counts, "notes": shown.notes})
     else:
         show(_summary(shown), quiet=quiet)
+    say_notes(shown.notes, quiet=quiet)
 
 
 def _summary(shown: Demonstration) -> str:

@@ -25,7 +25,7 @@ from inlier.cli.options import (
     print_json,
     progress_bars,
     read_sections,
-    say,
+    say_notes,
     say_unreadable,
     show,
 )
@@ -103,7 +103,7 @@ def fit(
     else:
         learned = f"Learned from {facts['num_fitted']} normal photos, calibrated on {facts['num_calibration']}"
         show(f"{learned} ({facts['calibration']}): {out}", quiet=quiet)
-    _say_notes(model.notes, quiet=quiet)
+    say_notes(model.notes, quiet=quiet)
     say_unreadable(unreadable, quiet=quiet)
     raise typer.Exit(1 if unreadable else 0)
 
@@ -138,7 +138,7 @@ def inspect(
     else:
         shown = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("reject", "uncertain", "accept", "unreadable"))
         show(f"{len(found)} photos: {shown}\nReport: {out / 'report.html'}", quiet=quiet)
-    _say_notes(result.notes, quiet=quiet)
+    say_notes(result.notes, quiet=quiet)
     raise typer.Exit(1 if counts.get("unreadable") else 0)
 
 
@@ -201,11 +201,6 @@ def _layers(text: str | None) -> tuple[int, ...] | None:
 def _is_below(path: Path, folder: Path) -> bool:
     """Whether a photo lies in the folder for results, as a heatmap of an earlier run does."""
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
-
-
-def _say_notes(notes: tuple[str, ...], *, quiet: bool) -> None:
-    for note in notes:
-        say(f"Mind: {note}", quiet=quiet)
 
 
 def _summary(metrics: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ import typer
 
 from inlier.config import Config, merge, read_config
 from inlier.errors import ConfigError
+from inlier.outputs import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,13 +76,19 @@ def choose_device(asked: str) -> str:
 def show(result: str, *, quiet: bool) -> None:
     """The command's result for a person, on stdout."""
     if not quiet:
-        typer.echo(result)
+        typer.echo(as_text(result))
 
 
 def say(text: str, *, quiet: bool) -> None:
     """A message beside the result, on stderr."""
     if not quiet:
-        typer.echo(text, err=True)
+        typer.echo(as_text(text), err=True)
+
+
+def say_notes(notes: Sequence[str], *, quiet: bool) -> None:
+    """What the user must not miss."""
+    for note in notes:
+        say(f"Mind: {note}", quiet=quiet)
 
 
 def say_unreadable(photos: Sequence[tuple[Photo, str]], *, quiet: bool) -> None:

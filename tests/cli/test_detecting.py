@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inlier.model import Model
+
+QUICK = ("--detector", "photo-neighbors", "--size", "64", "--precision", "float32")
+
+
+def section(folder: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))["config"][name]
+    return found
+
+
+def write_photos(folder: Path, number: int, *, first: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(first, first + number):
+        noise = np.random.default_rng(index).integers(256, size=(40, 50, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{index}.png")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of six photos and nothing else."""
+    write_photos(tmp_path / "photos", 6)
+    return tmp_path / "photos"
+
+
+def test_fit_inspect_and_evaluate_say_what_came_of_it(
+    inlier: Callable[..., Any], dataset: Path, tmp_path: Path
+) -> None:
+    model, inspection, evaluation = tmp_path / "model", tmp_path / "inspection", tmp_path / "evaluation"
+    learned = "Learned from 18 normal photos, calibrated on 26 (cross-conformal scores, 3 folds by group and scores of"
+    ran = inlier("fit", dataset, "--out", model, *QUICK)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out == f"{learned} the dev photos): {model}\n"
+
+    ran = inlier("inspect", model, dataset / "photos", "--out", inspection)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith("46 photos: ") and ran.out.endswith(f"\nReport: {inspection / 'report.html'}\n")
+
+    ran = inlier("evaluate", model, dataset, "--out", evaluation)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith("8 normal and 6 anomalous photos of test\n  image_auroc    ")
+    assert ran.out.endswith(f"\nFigures: {evaluation / 'evaluation.html'}\n")
+    metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["command"] == f"inlier evaluate {model} {dataset} --out {evaluation}"
+
+
+def test_json_is_one_object_on_stdout_and_quiet_is_silent(inlier: Callable[..., Any], tmp_path: Path) -> None:
+    data, model, inspection, evaluation = (tmp_path / name for name in ("data", "model", "inspection", "evaluation"))
+    write_photos(data / "train" / "good", 4)
+    write_photos(data / "test" / "good", 2, first=4)
+    write_photos(data / "test" / "crack", 2, first=6)
+    rates = ("--false-alarm-rate", "0.2", "--uncertain-rate", "0.5")
+    commands: dict[tuple[str | Path, ...], set[str]] = {
+        ("fit", data, "--out", model, *QUICK, *rates): {"model", "identity", "num_fitted", "data_fingerprint", "notes"},
+        ("inspect", model, data, "--out", inspection): {"directory", "counts", "num_scored", "notes"},
+        ("evaluate", model, data, "--out", evaluation): {"image_auroc", "classes", "command"},
+    }
+    for command, keys in commands.items():
+        ran = inlier(*command, "--json")
+        assert (ran.status, ran.err) == (0, "")
+        assert ran.out.endswith("}\n") and keys <= json.loads(ran.out).keys()
+        assert inlier(*command, "--quiet") == (0, "", "")
+
+
+def test_unreadable_photos_are_named_and_make_the_status_one(
+    inlier: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    (photos / "empty.jpg").touch()
+    ran = inlier("fit", photos, "--out", tmp_path / "model", *QUICK)
+    assert ran.status == 1
+    assert f"  unreadable: {photos / 'empty.jpg'}: the file is empty\n" in ran.err
+    for _ in range(2):
+        ran = inlier("inspect", tmp_path / "model", photos, tmp_path / "gone.jpg", "--out", tmp_path / "out")
+        assert ran.status == 1 and "2 unreadable" in ran.out
+    assert inlier("inspect", tmp_path / "model", photos / "1.png", "--out", tmp_path / "one").status == 0
+
+    rows = ["path,split,anomalous", "0.png,test,0", "empty.jpg,test,1", "1.png,test,1"]
+    (photos / "manifest.csv").write_text("\n".join(rows), encoding="utf-8")
+    ran = inlier("evaluate", tmp_path / "model", photos, "--out", tmp_path / "evaluation")
+    assert ran.status == 1 and "unreadable" in ran.err
+
+
+def test_a_calibration_too_small_for_the_rate_is_said(inlier: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    ran = inlier("fit", photos, "--out", tmp_path / "model", *QUICK)
+    sentence = "Mind: With 6 calibration photos no photo can be rejected at a false-alarm rate of 0.05; at least 19 are"
+    assert ran.status == 0 and ran.err.startswith(sentence)
+    ran = inlier("inspect", tmp_path / "model", photos, "--out", tmp_path / "out")
+    assert ran.err.startswith(sentence)
+    rates = ("--false-alarm-rate", "0.15", "--uncertain-rate", "0.3")
+    ran = inlier("inspect", tmp_path / "model", photos, "--out", tmp_path / "other", *rates)
+    assert (ran.status, ran.err) == (0, "")
+
+
+def test_options_beat_overrides_and_overrides_beat_the_file(
+    inlier: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "plan.toml"
+    file.write_text('[fit]\nseed = 1\ndetector = "patchcore"\n[input]\nsize = 32\n[photo-neighbors]\npower = 1.0\n')
+    given = ("--config", file, "--set", "fit.detector=photo-neighbors", "--set", "input.size=96", "--size", "64")
+    ran = inlier("fit", photos, "--out", tmp_path / "model", *given, "--layers", "1,3", "--memory-budget", "64MiB")
+    assert ran.status == 0
+    assert section(tmp_path / "model", "fit") == {
+        "detector": "photo-neighbors", "seed": 1, "memory_budget": "64MiB",
+    }  # fmt: skip
+    assert section(tmp_path / "model", "input") == {"size": 64}
+    assert section(tmp_path / "model", "photo-neighbors")["power"] == 1.0
+    assert section(tmp_path / "model", "photo-neighbors")["layers"] == [1, 3]
+
+
+def test_layers_reach_every_member_within_the_smallest_budget(
+    inlier: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    options = ("--size", "64", "--layers", "2,4", "--memory-budget", "64MiB", "--precision", "bfloat16", "--seed", "5")
+    assert inlier("fit", photos, "--out", tmp_path / "model", *options).status == 0
+    model = Model.load(tmp_path / "model")
+    assert model.config["patchcore"]["layers"] == model.config["photo-neighbors"]["layers"] == [2, 4]
+    assert (model.backbone.layers, model.backbone.precision) == ((2, 4), "bfloat16")
+    assert model.config["fit"]["seed"] == 5
+
+
+def test_the_thesis_layout_and_its_labels(inlier: Callable[..., Any], tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    write_photos(root / "train" / "intact", 4)
+    write_photos(root / "train" / "worn", 2, first=4)
+    write_photos(root / "dev" / "fine", 2, first=6)
+    write_photos(root / "test" / "fine", 2, first=8)
+    write_photos(root / "test" / "broken", 3, first=10)
+    ran = inlier("fit", root, "--out", tmp_path / "model", *QUICK)
+    assert ran.status == 2 and "has no normal photos to learn from; name their labels with --normal" in ran.err
+    ran = inlier("fit", root, "--out", tmp_path / "model", *QUICK, "--normal", "intact, FINE", "--json")
+    facts = json.loads(ran.out)
+    assert (facts["num_fitted"], facts["num_calibration"]) == (4, 6)
+    labels = ("--normal", "intact", "--normal", "fine", "--json")
+    ran = inlier("evaluate", tmp_path / "model", root, "--out", tmp_path / "out", *labels)
+    metrics = json.loads(ran.out)
+    assert (metrics["num_normal"], metrics["num_anomalous"]) == (2, 3)
+
+
+def test_the_mvtec_layout_and_its_masks(inlier: Callable[..., Any], tmp_path: Path) -> None:
+    root = tmp_path / "bottle"
+    write_photos(root / "train" / "good", 5)
+    write_photos(root / "test" / "good", 2, first=5)
+    write_photos(root / "test" / "crack", 2, first=7)
+    for index in (7, 8):
+        mask = np.zeros((40, 50), dtype=np.uint8)
+        mask[:20] = 255
+        (root / "ground_truth" / "crack").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(root / "ground_truth" / "crack" / f"{index}_mask.png")
+    options = ("--detector", "patchcore", "--size", "64", "--precision", "float32")
+    assert inlier("fit", root, "--out", tmp_path / "model", *options).status == 0
+    ran = inlier("evaluate", tmp_path / "model", root, "--out", tmp_path / "out")
+    assert ran.status == 0 and "pixel_auroc" in ran.out and "aupro_03" in ran.out
+
+
+def test_folders_whose_names_are_no_text_are_no_trouble(
+    inlier: Callable[..., Any], photos: Path, tmp_path: Path
+) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/Gr\xf6\xdfe"))
+    odd.mkdir()
+    photos = photos.rename(odd / "photos")
+    (photos / "manifest.csv").write_text("path,anomalous\n" + "".join(f"{n}.png,0\n" for n in range(6)))
+    model, shown = odd / "model", f"{tmp_path}/Gr\\udcf6\\udcdfe"
+    assert inlier("fit", photos, "--out", model, *QUICK).out.endswith(f"{shown}/model\n")
+    assert f"{shown}/out/report.html" in inlier("inspect", model, photos, "--out", odd / "out").out
+    ran = inlier("evaluate", model, photos, "--out", odd / "evaluation", "--split", "train")
+    assert ran.status == 0 and f"{shown}/evaluation/evaluation.html" in ran.out
+    metrics = json.loads((odd / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    assert f"{shown}/photos" in metrics["command"]
+
+
+def test_results_below_the_photos_are_not_inspected_again(
+    inlier: Callable[..., Any], model_folder: Path, photos: Path
+) -> None:
+    for num_scored in (6, 0):
+        ran = inlier("inspect", model_folder, photos, "--out", photos / "out", "--heatmaps", "all", "--json")
+        assert json.loads(ran.out)["num_scored"] == num_scored
+    with (photos / "out" / "verdicts.csv").open(encoding="utf-8", newline="") as file:
+        assert [Path(row["path"]).name for row in csv.DictReader(file)] == [f"{index}.png" for index in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--detector", "patchcor"), "inlier has no detector named patchcor; did you mean patchcore?"),
+        (("--backbone", "resnet1"), "[backbone]: timm has no backbone named resnet1; "),
+        (("--layers", "9"), "[backbone]: layers of efficientnet_lite0 must be in 1 to 4, got [9]."),
+        (("--layers", "two"), "--layers must be whole numbers such as 2,3, got 'two'."),
+        (("--layers", ""), "--layers must be whole numbers such as 2,3, got ''."),
+        (("--set", "fit.sed=1"), "[fit] has no key named sed; did you mean seed?"),
+        (("--set", "seed=1"), "An override must look like section.key=value, got 'seed=1'."),
+        (("--config", "nowhere.toml"), "The configuration file nowhere.toml does not exist."),
+        (("--false-alarm-rate", "1.5"), "false_alarm_rate of [decide] must be less than 1, got 1.5."),
+        (("--false-alarm-rate", "0.3"), "uncertain_rate of [decide] must be at least its false_alarm_rate, 0.3, got 0"),
+        (("--precision", "float16"), "precision of [backbone] must be 'float32' or 'bfloat16', got 'float16'."),
+        (("--device", "tpu"), "--device must be auto, cpu or cuda, got tpu."),
+        (("--memory-budget", "1KiB"), "memory_budget must be at least 64MiB, got 1KiB."),
+        (("--weights", "nowhere.pth"), "The weights file nowhere.pth does not exist."),
+        (("--normal", "fine"), "The split train has no normal photos to learn from; "),
+    ],
+)
+def test_a_fit_that_cannot_be_is_one_sentence(
+    inlier: Callable[..., Any], tmp_path: Path, options: tuple[str, ...], sentence: str
+) -> None:
+    write_photos(tmp_path / "data" / "train" / "good", 2)
+    ran = inlier("fit", tmp_path / "data", "--out", tmp_path / "model", *options)
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith(f"inlier: {sentence}") and ran.err.count("\n") == 1
+    assert not (tmp_path / "model").exists()
+
+
+def test_data_and_folders_that_cannot_be_used_are_one_sentence(
+    inlier: Callable[..., Any], model_folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    write_photos(tmp_path / "one", 1)
+    (tmp_path / "bad.csv").write_text("file,label\na.jpg,good\n", encoding="utf-8")
+    shutil.copytree(model_folder, tmp_path / "damaged")
+    (tmp_path / "damaged" / "detector.safetensors").write_bytes(b"\0" * 100)
+    new = tmp_path / "new"
+    commands: dict[tuple[str | Path, ...], str] = {
+        ("fit", tmp_path / "empty", "--out", new): "holds no photos.",
+        ("fit", tmp_path / "none", "--out", new): "does not exist.",
+        ("fit", tmp_path / "one", "--out", new): "another, got 1 of one group.",
+        ("fit", tmp_path / "bad.csv", "--out", new): "needs a column named path; its columns: file, label.",
+        ("fit", photos, "--out", photos): "holds something else than a model; choose another --out, or remove it.",
+        ("fit", photos, "--out", photos / "0.png"): "0.png holds something else than a model; choose another --out,",
+        ("inspect", tmp_path / "none", photos, "--out", new): "does not exist.",
+        ("inspect", photos, photos, "--out", new): "is no model: it has no model.json.",
+        ("inspect", tmp_path / "damaged", photos, "--out", new): "detector.safetensors is not what was written.",
+        ("inspect", model_folder, tmp_path / "empty", "--out", new): "There are no photos to inspect.",
+        ("inspect", model_folder, photos, "--out", model_folder): "holds something else than an inspection;",
+        ("inspect", model_folder, photos, "--out", new, "--heatmaps", "some"): "heatmaps must be one of flagged, all",
+        ("inspect", model_folder, photos, "--out", new, "--false-alarm-rate", "2"): "must be less than 1, got 2.0.",
+        ("evaluate", model_folder, photos, "--out", new): "has no labelled photos to evaluate on;",
+        ("evaluate", model_folder, photos, "--out", new, "--split", "all"): "--split must be train, dev or test, got",
+        ("evaluate", model_folder, photos, "--out", photos): "holds something else than an evaluation;",
+        ("evaluate", model_folder, photos / "0.png", "--out", new): "must be a folder of photos, or a manifest (.csv",
+    }
+    for command, sentence in commands.items():
+        ran = inlier(*command)
+        assert (ran.status, ran.out) == (2, ""), command
+        assert ran.err.startswith("inlier: ") and sentence in ran.err and ran.err.count("\n") == 1, ran.err
+        assert not new.exists()

@@ -1,0 +1,88 @@
+"""What several tests share: one small generated data set, one model fitted on it, and the command line in-process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from inlier.data.manifest import Manifest
+from inlier.data.synthetic_folders import write_dataset
+from inlier.model import Model
+from inlier.workflow import fit
+
+TINY = {"input": {"size": 64}, "backbone": {"precision": "float32"}}
+"""Sections that make everything small, and equal on every machine."""
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a manifest: 18 normal photos to fit on, in three visits; dev and test with defects and masks."""
+    directory = tmp_path_factory.mktemp("dataset")
+    write_dataset(
+        directory,
+        num_train=18,
+        num_dev=8,
+        num_test=8,
+        num_defective=8,
+        num_unrelated=4,
+        components=("piston-crown", "bolted-flange"),
+        size=(64, 80),
+    )
+    return directory
+
+
+@pytest.fixture(scope="session")
+def data(dataset: Path) -> Manifest:
+    return Manifest.read(dataset)
+
+
+@pytest.fixture(scope="session")
+def model(data: Manifest) -> Model:
+    fitted, unreadable = fit(TINY, data)
+    assert not unreadable
+    return fitted
+
+
+@pytest.fixture(scope="session")
+def model_folder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model, saved; a test that changes it copies it first."""
+    directory = tmp_path_factory.mktemp("saved") / "model"
+    model.save(directory)
+    return directory
+
+
+class Ran(NamedTuple):
+    """What a command came to."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def inlier(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Runs the command ``inlier`` with these arguments in this process."""
+    from inlier.cli.main import run
+
+    def call(*arguments: str | Path) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["inlier", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run()
+        return Ran(int(ended.value.code or 0), *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real photos, which are not part of the repository: beside it, or where INLIER_DATA says."""
+    folder = Path(os.environ.get("INLIER_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"there are no real photos in {folder}; INLIER_DATA can name another folder")
+    return folder

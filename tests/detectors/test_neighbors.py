@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+
+from inlier.detectors.neighbors import CHUNK_BYTES, nearest_rows
+
+
+def test_neighbours_by_hand() -> None:
+    bank = torch.tensor([[0.0, 0.0], [3.0, 4.0], [6.0, 8.0]])
+    distances, rows = nearest_rows(torch.tensor([[0.0, 1.0], [6.0, 8.0]]), bank, num_neighbors=2)
+    assert rows.tolist() == [[0, 1], [2, 1]]
+    assert distances.tolist() == [[1.0, pytest.approx(18**0.5)], [0.0, 5.0]]
+
+
+@pytest.mark.parametrize("num_neighbors", [1, 5])
+@pytest.mark.parametrize(("num_queries", "num_rows"), [(7, 1), (300, 40), (9000, 3000)])
+def test_neighbours_agree_with_scikit_learn(num_neighbors: int, num_queries: int, num_rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(num_queries, 6, generator=generator)
+    bank = torch.randn(num_rows, 6, generator=generator)
+    found = min(num_neighbors, num_rows)
+    reference = NearestNeighbors(n_neighbors=found, algorithm="brute").fit(bank.double().numpy())
+    expected_distances, expected_rows = reference.kneighbors(queries.double().numpy())
+    distances, rows = nearest_rows(queries, bank, num_neighbors=num_neighbors)
+    assert (distances.shape, rows.dtype) == ((num_queries, found), torch.int64)
+    assert torch.allclose(distances.double(), torch.from_numpy(expected_distances), rtol=1e-5)
+    assert (rows.numpy() == expected_rows).mean() > 0.999  # but for ties in floating point
+    if num_queries == 9000:
+        assert num_queries * num_rows * 4 > 3 * CHUNK_BYTES  # several chunks
+
+
+def test_small_distances_far_from_the_origin_do_not_cancel() -> None:
+    bank = 1000 + torch.tensor([[0.0], [1.0], [2.0]])
+    distances, rows = nearest_rows(bank + 2**-10, bank)
+    assert rows[:, 0].tolist() == [0, 1, 2]
+    assert distances[:, 0].tolist() == [2**-10] * 3
+
+
+def test_distances_belong_to_their_rows_and_rise_where_rounding_confuses_the_order() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, bank = (300 + torch.rand(size, 3, generator=generator) for size in (50, 400))
+    distances, rows = nearest_rows(queries, bank, num_neighbors=6)
+    assert torch.equal(distances, (queries[:, None] - bank[rows]).square().sum(dim=2).sqrt())
+    assert (distances.diff(dim=1) >= 0).all()
+
+
+def test_no_queries_have_no_neighbours() -> None:
+    distances, rows = nearest_rows(torch.empty(0, 4), torch.rand(5, 4), num_neighbors=3)
+    assert distances.shape == rows.shape == (0, 3)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from inlier.features.patches import embed_patches
+
+
+def _slow_local(features: Tensor, patch_size: int) -> Tensor:
+    """Eq. 2 of the paper with the mean as f_agg: each cell's neighbourhood, as far as it lies in the photo."""
+    _, height, width = features.shape
+    reach = patch_size // 2
+    local = torch.empty_like(features)
+    for row in range(height):
+        for column in range(width):
+            rows = [r for r in range(row - reach, row + reach + 1) if 0 <= r < height]
+            columns = [c for c in range(column - reach, column + reach + 1) if 0 <= c < width]
+            cells = [features[:, r, c] for r in rows for c in columns]
+            local[:, row, column] = torch.stack(cells).mean(dim=0)
+    return local
+
+
+def _slow_enlarged(features: Tensor, height: int, width: int) -> Tensor:
+    """Bilinear interpolation between the centres of cells, flat beyond the outermost ones."""
+
+    def between(place: int, size: int, old_size: int) -> tuple[int, int, float]:
+        position = min(max((place + 0.5) * old_size / size - 0.5, 0.0), old_size - 1.0)
+        low = math.floor(position)
+        return low, min(low + 1, old_size - 1), position - low
+
+    enlarged = torch.empty(len(features), height, width)
+    for row in range(height):
+        above, below, down = between(row, height, features.shape[1])
+        for column in range(width):
+            left, right, across = between(column, width, features.shape[2])
+            top = features[:, above, left] * (1 - across) + features[:, above, right] * across
+            bottom = features[:, below, left] * (1 - across) + features[:, below, right] * across
+            enlarged[:, row, column] = top * (1 - down) + bottom * down
+    return enlarged
+
+
+@pytest.mark.parametrize("patch_size", [1, 3, 5])
+@pytest.mark.parametrize("coarse", [(3, 4), (2, 3), (6, 8)])
+def test_patches_agree_with_a_slow_transcription(patch_size: int, coarse: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(2, 5, 6, 8, generator=generator), torch.randn(2, 7, *coarse, generator=generator)]
+    patches = embed_patches(maps, patch_size=patch_size, is_cosine=False)
+    assert (patches.shape, patches.dtype, patches.is_contiguous()) == ((2, 6, 8, 12), torch.float32, True)
+    for photo in range(2):
+        parts = [_slow_enlarged(_slow_local(features[photo], patch_size), 6, 8) for features in maps]
+        expected = torch.cat(parts).permute(1, 2, 0)  # (h, w, D)
+        assert torch.allclose(patches[photo], expected, atol=1e-5)
+
+
+def test_neighbourhood_by_hand() -> None:
+    features = torch.tensor([[[[9.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 18.0]]]])
+    patches = embed_patches([features], patch_size=3, is_cosine=False)[0, :, :, 0]
+    assert patches.tolist() == [[9 / 4, 9 / 6, 0.0], [9 / 6, 27 / 9, 18 / 6], [0.0, 18 / 6, 18 / 4]]
+
+
+def test_a_uniform_photo_has_no_odd_border() -> None:
+    patches = embed_patches([torch.ones(1, 3, 4, 4), torch.ones(1, 2, 2, 2)], patch_size=3, is_cosine=False)
+    assert torch.equal(patches, torch.ones(1, 4, 4, 5))
+
+
+def test_cosine_parts_have_unit_length_and_know_no_contrast() -> None:
+    maps = [torch.randn(2, 5, 6, 6), torch.randn(2, 7, 3, 3)]
+    patches = embed_patches(maps, patch_size=3, is_cosine=True)
+    assert torch.allclose(patches[..., :5].norm(dim=-1), torch.ones(2, 6, 6))
+    assert torch.allclose(patches[..., 5:].norm(dim=-1), torch.ones(2, 6, 6))
+    brighter = embed_patches([maps[0] * 3, maps[1] * 0.2], patch_size=3, is_cosine=True)
+    assert torch.allclose(patches, brighter, atol=1e-5)
+
+
+def test_euclidean_distance_of_cosine_patches_sums_the_cosine_distances_of_their_parts() -> None:
+    maps = [torch.randn(2, 5, 4, 4), torch.randn(2, 7, 4, 4)]
+    cosine = embed_patches(maps, patch_size=3, is_cosine=True)
+    plain = embed_patches(maps, patch_size=3, is_cosine=False)
+    similarity = torch.nn.CosineSimilarity(dim=-1)
+    apart = sum(1 - similarity(plain[0, ..., part], plain[1, ..., part]) for part in (slice(5), slice(5, None)))
+    assert torch.allclose((cosine[0] - cosine[1]).norm(dim=-1), (2 * apart).sqrt(), atol=1e-5)

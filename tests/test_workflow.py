@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from inlier.data.manifest import Manifest, Photo
+from inlier.errors import ConfigError, ManifestError
+from inlier.features.backbone import Backbone
+from inlier.model import Model
+from inlier.workflow import fit, inspect_photos
+
+TINY: dict[str, dict[str, Any]] = {"input": {"size": 64}, "backbone": {"precision": "float32"}}
+QUICK = TINY | {"fit": {"detector": "photo-neighbors"}}
+
+
+def scores(model: Model, photos: tuple[Photo, ...], *, batch_size: int = 8) -> NDArray[np.float64]:
+    inspections = inspect_photos(model, photos, batch_size=batch_size)
+    return np.array([inspection.verdict.score for inspection in inspections], dtype=np.float64)
+
+
+def is_same(one: Model, other: Model) -> bool:
+    """Whether two models learned the same, to the last bit."""
+    states = one.detector.state_dict(), other.detector.state_dict()
+    return states[0].keys() == states[1].keys() and all(
+        tensor.equal(states[1][name]) for name, tensor in states[0].items()
+    )
+
+
+def write_photos(folder: Path, number: int) -> tuple[Path, ...]:
+    """Photos of noise, each different."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = tuple(folder / f"{index}.png" for index in range(number))
+    for index, path in enumerate(paths):
+        noise = np.random.default_rng(index).integers(256, size=(40, 50, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+    return paths
+
+
+def test_a_model_says_what_it_comes_from(model: Model, data: Manifest) -> None:
+    assert model.facts["num_fitted"] == 18
+    assert model.facts["num_calibration"] == len(model.calibration.normal_scores) == 26
+    assert model.facts["calibration"] == "cross-conformal scores, 3 folds by group and scores of the dev photos"
+    assert model.facts["num_unreadable"] == 0
+    normal = tuple(photo for photo in data.normal().photos if photo.split != "test")
+    assert model.facts["data_fingerprint"] == Manifest(normal).fingerprint()
+    assert set(model.calibration.groups) == {photo.group for photo in normal}
+
+
+def test_planted_defects_score_above_the_normal_photos(model: Model, data: Manifest) -> None:
+    """Pictures of anything else must; cracks of a few pixels in photos this small need not."""
+    test = data.select("test").photos
+    unrelated = tuple(photo for photo in test if photo.label.startswith("unrelated"))
+    normal = tuple(photo for photo in test if not photo.is_anomalous)
+    assert scores(model, unrelated).min() > np.median(scores(model, normal))
+
+
+def test_scores_depend_on_neither_batch_size_nor_order(model: Model, data: Manifest) -> None:
+    alone = scores(model, data.photos, batch_size=1)
+    for batch_size in (8, 32):
+        np.testing.assert_allclose(scores(model, data.photos, batch_size=batch_size), alone, rtol=1e-3, atol=1e-4)
+    order = np.random.default_rng(0).permutation(len(data))
+    shuffled = scores(model, tuple(data.photos[place] for place in order))
+    np.testing.assert_allclose(shuffled, alone[order], rtol=1e-3, atol=1e-4)
+
+
+def test_the_same_photos_in_any_order_give_the_same_model(data: Manifest, model: Model) -> None:
+    order = np.random.default_rng(1).permutation(len(data))
+    again, _ = fit(TINY, Manifest(tuple(data.photos[place] for place in order)), workers=0)
+    assert is_same(again, model)
+    assert again.identity == model.identity
+    assert again.references == model.references
+
+
+def test_test_photos_decide_nothing(data: Manifest, model: Model, tmp_path: Path) -> None:
+    """Other test photos, with other labels, give the same folder but for the bytes of no file."""
+    others = write_photos(tmp_path, 5)
+    test = [Photo(path, "test", "crack", is_anomalous=index > 2) for index, path in enumerate(others)]
+    rest = [photo for photo in data.photos if photo.split != "test"]
+    other, _ = fit(TINY, Manifest((*test, *rest)))
+    for name, fitted in (("one", model), ("other", other)):
+        fitted.save(tmp_path / name)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
+
+
+def test_anomalous_photos_are_not_learned_from_wherever_they_are(data: Manifest) -> None:
+    marked = tuple(
+        replace(photo, is_anomalous=True) if photo.group == data.photos[0].group else photo for photo in data.photos
+    )
+    fitted, _ = fit(QUICK, Manifest(marked))
+    assert fitted.facts["num_fitted"] == 12
+    assert not {str(photo.path) for photo in marked if photo.is_anomalous} & set(fitted.references.names)
+
+
+def test_the_precisions_agree(model: Model, data: Manifest) -> None:
+    """One model, its features in either precision: no score moves by more than a tenth of the scores' spread."""
+    lower = Backbone(model.backbone.name, layers=model.detector.layers, precision="bfloat16")
+    exact, rounded = scores(model, data.photos), scores(replace(model, backbone=lower), data.photos)
+    difference = np.abs(exact - rounded) / exact.std()
+    assert 0 < difference.max() < 0.1
+    assert np.median(difference) < 0.05
+
+
+def test_unreadable_photos_are_listed_and_left_out(tmp_path: Path) -> None:
+    photos = [Photo(path, "train") for path in write_photos(tmp_path, 6)]
+    photos[2].path.write_text("not a photo")
+    photos[4].path.write_bytes(photos[4].path.read_bytes()[:200])
+    fitted, unreadable = fit(QUICK, Manifest(tuple(photos)))
+    assert [(photo.path.name, reason.partition(":")[0]) for photo, reason in unreadable] == [
+        ("2.png", "not a picture in a known format (JPEG, PNG, WebP, BMP, TIFF, GIF, HEIC or AVIF)"),
+        ("4.png", "truncated"),
+    ]
+    assert fitted.facts["num_fitted"] == 4 and fitted.facts["num_unreadable"] == 2
+    assert [Path(name).name for name in fitted.references.names] == ["0.png", "1.png", "3.png", "5.png"]
+
+
+def test_a_photo_to_learn_from_and_one_to_calibrate_on_may_have_the_same_name(tmp_path: Path) -> None:
+    (one,), (other,) = write_photos(tmp_path / "train" / "good", 1), write_photos(tmp_path / "dev" / "good", 1)
+    fitted, _ = fit(QUICK, Manifest((Photo(one, "train"), Photo(other, "dev"))))
+    assert (fitted.facts["num_fitted"], fitted.facts["num_calibration"]) == (1, 1)
+
+
+def test_names_that_are_no_text_are_no_trouble(tmp_path: Path) -> None:
+    paths = write_photos(tmp_path, 3)
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/K\xfclung.png"))
+    paths[0].rename(odd)
+    fitted, _ = fit(QUICK, Manifest(tuple(Photo(path, "train") for path in (odd, *paths[1:]))))
+    fitted.save(tmp_path / "model")
+    loaded = Model.load(tmp_path / "model")
+    assert loaded.references.names[-1].endswith(r"K\udcfclung.png")
+    (inspection,) = inspect_photos(loaded, [Photo(odd, "test")])
+    assert inspection.verdict.path.endswith(r"K\udcfclung.png") and inspection.verdict.error is None
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (
+            lambda paths: [Photo(paths[0], "train", is_anomalous=True), Photo(paths[1], "test")],
+            r"^The split train has no normal photos to learn from; name their labels with --normal, or mark them",
+        ),
+        (
+            lambda paths: [Photo(paths[0], "train")],
+            r"^At least two normal photos, of different groups, are needed .* another, got 1 of one group\.$",
+        ),
+        (
+            lambda paths: [Photo(path, "train", group="ship") for path in paths],
+            r"^At least two normal photos, of different groups, .*, got 4 of one group\.$",
+        ),
+        (
+            lambda paths: [Photo(paths[0], "train"), Photo(paths[3], "train")],
+            r", got 1 of one group; 1 could not be read, the first because: the file is empty\.$",
+        ),
+        (
+            lambda paths: [Photo(paths[3], "train"), Photo(paths[0], "dev")],
+            r"^None of the normal photos of the split train could be read; 1 could not be read, the first because: t",
+        ),
+    ],
+)
+def test_too_few_photos_are_refused_in_a_sentence(
+    tmp_path: Path, make: Callable[[tuple[Path, ...]], list[Photo]], sentence: str
+) -> None:
+    paths = write_photos(tmp_path, 4)
+    paths[3].write_bytes(b"")
+    with pytest.raises(ManifestError, match=sentence):
+        fit(QUICK, Manifest(tuple(make(paths))))
+
+
+def test_a_configuration_that_cannot_be_used_is_refused_before_a_photo_is_read(data: Manifest) -> None:
+    def progress(task: str, total: int) -> Callable[[int], None]:
+        raise AssertionError(task)
+
+    for sections in ({"decide": {"false_alarm_rate": 2}}, {"patchcore": {"layers": [9]}}, {"input": {"size": 0}}):
+        with pytest.raises(ConfigError):
+            fit(sections, data, progress=progress)
+
+
+def test_progress_adds_up(tmp_path: Path) -> None:
+    told: dict[str, list[int]] = {}
+
+    def progress(task: str, total: int) -> Callable[[int], None]:
+        told[task] = [total, 0]
+
+        def advance(steps: int) -> None:
+            told[task][1] += steps
+
+        return advance
+
+    photos = [Photo(path, "train") for path in write_photos(tmp_path, 5)]
+    photos[1].path.write_bytes(b"")
+    fit(QUICK, Manifest(tuple(photos)), progress=progress)
+    assert told == {"Reading photos": [5, 5], "Learning": [5, 5]}
+
+
+def test_inspecting_keeps_the_order_and_every_photo(model: Model, data: Manifest, tmp_path: Path) -> None:
+    good = data.select("test").photos[:3]
+    photos = [good[0], Photo(tmp_path / "none.jpg", "test"), good[1], good[0], Photo(tmp_path, "test"), good[2]]
+    inspections = list(inspect_photos(model, photos, batch_size=2))
+    assert [inspection.verdict.path for inspection in inspections] == [str(photo.path) for photo in photos]
+    assert [inspection.verdict.error for inspection in inspections] == [
+        None, "the file does not exist", None, None, "a folder, not a file", None,
+    ]  # fmt: skip
+    for place in (1, 4):
+        verdict = inspections[place].verdict
+        assert (verdict.score, verdict.p_value, verdict.verdict) == (None, None, "unreadable")
+        assert inspections[place].pixels is None and inspections[place].evidence == ()
+    assert inspections[0].verdict == inspections[3].verdict
+    assert list(inspect_photos(model, [])) == []
