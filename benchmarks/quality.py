@@ -48,18 +48,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--readme", type=Path, help="put the table between its markers")
     arguments = parser.parse_args()
-    rows = []
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    table = ""
     for name, manifest in data_sets(arguments.root, arguments.only):
         for title, sections in CONFIGURATIONS.items():
-            if not title.startswith(tuple(arguments.configurations.split(";"))):
-                continue
-            rows += measure(name, manifest, title, sections, arguments.size, arguments.split, arguments.seed)
-            print(json.dumps({key: value for key, value in rows[-1].items() if key != "metrics"}), flush=True)
-    table = to_markdown(rows)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    record = {"arguments": vars(arguments), "versions": package_versions(), "rows": rows}
-    (arguments.out / "quality.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
-    (arguments.out / "quality.md").write_text(table)
+            if title.startswith(tuple(arguments.configurations.split(";"))):
+                row = measure(name, manifest, title, sections, arguments.size, arguments.split, arguments.seed)
+                print(json.dumps({key: value for key, value in row.items() if key != "metrics"}), flush=True)
+                rows.append(row)
+        table = to_markdown(rows)  # after each set, so that an interrupted run has what was measured
+        record = {"arguments": vars(arguments), "versions": package_versions(), "rows": rows}
+        (arguments.out / "quality.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+        (arguments.out / "quality.md").write_text(table)
     if arguments.readme:
         text = arguments.readme.read_text()
         marked = f"<!-- results -->\n\n{table}\n<!-- /results -->"
@@ -70,9 +71,8 @@ def main() -> None:
 def data_sets(root: Path, only: str) -> list[tuple[str, Manifest]]:
     """Name and photos of each set; of one with far and near anomalies two sets, each with all normal photos."""
     found = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-        if only and folder.name not in only.split(","):
-            continue
+    names = only.split(",") if only else sorted(path.name for path in root.iterdir() if path.is_dir())
+    for folder in (root / name for name in names):
         data = Manifest.read(folder)
         kinds = [kind for kind in ("far-", "near-") if any(photo.label.startswith(kind) for photo in data.photos)]
         for kind in kinds:
@@ -91,16 +91,20 @@ def measure(
     size: int,
     split: str,
     seed: int,
-) -> list[dict[str, Any]]:
+) -> dict[str, Any]:
     """Fits, evaluates, and keeps what the table needs."""
     chosen = split if any(photo.is_anomalous for photo in data.select(split).photos) else "test"  # no dev anomalies
     began = time.perf_counter()
     model, _ = fit({**sections, "input": {"size": size}, "fit": {**sections.get("fit", {}), "seed": seed}}, data)
     seconds = time.perf_counter() - began
     metrics = evaluate(model, data, split=chosen, seed=seed, command="benchmarks/quality.py").metrics
-    return [
-        {"set": name, "configuration": title, "fit_seconds": round(seconds, 1), **_short(metrics), "metrics": metrics}
-    ]
+    return {
+        "set": name,
+        "configuration": title,
+        "fit_seconds": round(seconds, 1),
+        **_short(metrics),
+        "metrics": metrics,
+    }
 
 
 def _short(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from inlier.decision.calibration import Calibration
 from inlier.detectors.photo_neighbors import PhotoNeighbors
 from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.fitting import ENOUGH_DEV, ENOUGH_TRAIN, fit_and_calibrate, num_steps
@@ -60,6 +61,12 @@ def names(kind: str, num_photos: int, *, per_group: int) -> list[str]:
     return [f"{kind}-{number // per_group:04d}" for number in range(num_photos)]
 
 
+def check_groups(calibration: Calibration, groups: Sequence[str]) -> None:
+    """A spy's score is the rank of the photo's group, so that each score tells the group it must stand beside."""
+    ranked = sorted(set(groups))
+    assert [ranked[int(score)] for score in calibration.normal_scores] == calibration.groups.tolist()
+
+
 def split(features: FeatureSet, num_train: int) -> tuple[FeatureSet, FeatureSet]:
     return features.select(range(num_train)), features.select(range(num_train, len(features)))
 
@@ -99,9 +106,7 @@ def test_of_few_photos_each_is_scored_without_its_group(num_dev: int) -> None:
     assert len(fitted.calibration.normal_scores) == 30 + num_dev
     assert len(spy.fitted) == 11 and len(spy.fitted[-1]) == 30
     assert sorted(spy.scored[:30]) == [float(number // 2) for number in range(30)]
-    # The score of each photo is the rank of its group's name, so score and group must still belong together.
-    ranks = {name: rank for rank, name in enumerate(sorted(set(fitted.calibration.groups)))}
-    assert [ranks[name] for name in fitted.calibration.groups] == fitted.calibration.normal_scores.tolist()
+    check_groups(fitted.calibration, features.groups)
 
 
 def test_there_are_no_more_folds_than_groups() -> None:
@@ -124,6 +129,7 @@ def test_of_many_photos_a_fifth_is_held_out_by_group(num_dev: int) -> None:
     assert len(fitted.places) == 800 and len(fitted.calibration.normal_scores) == 200 + num_dev
     assert [len(photos) for photos in spy.fitted] == [800]
     assert not {groups[place] for place in fitted.places} & set(fitted.calibration.groups)
+    check_groups(fitted.calibration, groups)
 
 
 def test_the_seed_decides_who_is_held_out() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -38,6 +39,13 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_work(tmp_path: Path)
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     with pytest.raises(InlierError, match=r"^Nothing can be written to .*/dangling: No such file or directory\.$"):
         check(tmp_path / "dangling")
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/Gr\xf6\xdfe"))
+    sentence = r"^Nothing can be written to .*/Gr\\udcf6\\udcdfe: its path is no valid UTF-8; choose another --out\.$"
+    with pytest.raises(InlierError, match=sentence):
+        check(odd)
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:

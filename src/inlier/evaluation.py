@@ -91,30 +91,11 @@ def evaluate(
     if not labelled:
         raise ManifestError(f"The split {split} has no labelled photos to evaluate on; --split names another.")
     _check_masks(labelled)
-    advance = progress("Evaluating", len(labelled))
-    inspected: list[_Inspected] = []
-    unreadable: list[tuple[Photo, str]] = []
-    rows_of_pixels: list[int] = []
-
-    def maps_and_masks() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-        """Goes through the photos once, keeps of each what is small, and hands on what is large."""
-        for photo, inspection in zip(labelled, inspect_photos(model, labelled, workers=workers), strict=True):
-            advance(1)
-            if inspection.pixels is None:
-                unreadable.append((photo, inspection.verdict.error or ""))
-                continue
-            if inspection.anomaly_map is not None and (photo.mask is not None or not photo.is_anomalous):
-                rows_of_pixels.append(len(inspected))
-                yield inspection.anomaly_map, _mask(photo, inspection.anomaly_map.shape)
-            height, width = inspection.pixels.shape[:2]
-            statistics = photo_statistics(model.transform.to_square(inspection.pixels), aspect=width / height)
-            inspected.append((photo, inspection.verdict, statistics))
-
-    pixels = collect_pixels(maps_and_masks())
+    inspected, pixels, unreadable = _inspect(model, labelled, workers, progress("Evaluating", len(labelled)))
     if not inspected:
         raise InlierError(f"None of the {len(labelled)} labelled photos of the split {split} could be read.")
     table = _table(inspected)
-    scored = _Scored(table, dict(zip(rows_of_pixels, pixels, strict=True)))
+    scored = _Scored(table, pixels)
     metrics = {
         "split": split,
         "command": as_text(command),
@@ -132,6 +113,32 @@ def evaluate(
         "classes": scored.classes(seed=seed),
     }
     return Evaluation(tuple(photo for photo, _, _ in inspected), scored.scores, metrics, tuple(unreadable), table)
+
+
+def _inspect(
+    model: Model, photos: Sequence[Photo], workers: int, advance: Callable[[int], None]
+) -> tuple[list[_Inspected], dict[int, PixelScores], list[tuple[Photo, str]]]:
+    """Scores photos: those that could be read, pixels of those with a map and a known truth, and the unreadable."""
+    inspected: list[_Inspected] = []
+    rows_of_pixels: list[int] = []
+    unreadable: list[tuple[Photo, str]] = []
+
+    def maps_and_masks() -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        """Goes through the photos once, keeps of each what is small, and hands on what is large."""
+        for photo, inspection in zip(photos, inspect_photos(model, photos, workers=workers), strict=True):
+            advance(1)
+            if inspection.pixels is None:
+                unreadable.append((photo, inspection.verdict.error or ""))
+                continue
+            if inspection.anomaly_map is not None and (photo.mask is not None or not photo.is_anomalous):
+                rows_of_pixels.append(len(inspected))
+                yield inspection.anomaly_map, _mask(photo, inspection.anomaly_map.shape)
+            height, width = inspection.pixels.shape[:2]
+            statistics = photo_statistics(model.transform.to_square(inspection.pixels), aspect=width / height)
+            inspected.append((photo, inspection.verdict, statistics))
+
+    pixels = collect_pixels(maps_and_masks())
+    return inspected, dict(zip(rows_of_pixels, pixels, strict=True)), unreadable
 
 
 def write_to_folder(evaluation: Evaluation, model: Model, directory: Path) -> None:

@@ -28,6 +28,8 @@ def check_folder(directory: Path, *, marker: str, content: str) -> None:
         raise InlierError(f"Nothing can be written to {shown}: {error.strerror}.") from error
     if not is_free:
         raise InlierError(f"{shown} holds something else than {content}; choose another --out, or remove it.")
+    if as_text(directory.absolute()) != str(directory.absolute()):
+        raise InlierError(f"Nothing can be written to {shown}: its path is no valid UTF-8; choose another --out.")
     above = (directory.absolute(), *directory.absolute().parents)
     lowest = next(path for path in above if os.path.exists(path))
     if not (lowest.is_dir() and os.access(lowest, os.W_OK | os.X_OK)):

@@ -18,7 +18,7 @@ from inlier.decision.heatmap import encode
 from inlier.errors import ManifestError
 from inlier.features.backbone import Backbone
 from inlier.features.cache import FeatureCache, FeatureSet
-from inlier.fitting import fit_and_calibrate, num_steps
+from inlier.fitting import Fitted, fit_and_calibrate, num_steps
 from inlier.model import Model, References, package_versions
 from inlier.outputs import as_text
 from inlier.records import Evidence, Verdict
@@ -97,16 +97,21 @@ def fit(
         _check_read(of_train, of_dev, reader.unreadable)
         advance = progress("Learning", num_steps(of_train, of_dev))
         fitted = fit_and_calibrate(detector, of_train, of_dev, seed=resolved["fit"]["seed"], advance=advance)
-    facts = {
+    facts = _facts(normal, fitted, len(reader.unreadable))
+    model = Model(resolved, backbone, detector, fitted.calibration, references.select(fitted.places), facts)
+    return model, reader.unreadable
+
+
+def _facts(normal: Manifest, fitted: Fitted, num_unreadable: int) -> dict[str, Any]:
+    """Where a model comes from, as its header says."""
+    return {
         "data_fingerprint": normal.fingerprint(),
         "num_fitted": len(fitted.places),
         "num_calibration": len(fitted.calibration.normal_scores),
         "calibration": fitted.method,
-        "num_unreadable": len(reader.unreadable),
+        "num_unreadable": num_unreadable,
         "versions": package_versions(),
     }
-    model = Model(resolved, backbone, detector, fitted.calibration, references.select(fitted.places), facts)
-    return model, reader.unreadable
 
 
 def inspect_photos(

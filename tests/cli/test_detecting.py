@@ -172,13 +172,17 @@ def test_folders_whose_names_are_no_text_are_no_trouble(
     odd.mkdir()
     photos = photos.rename(odd / "photos")
     (photos / "manifest.csv").write_text("path,anomalous\n" + "".join(f"{n}.png,0\n" for n in range(6)))
-    model, shown = odd / "model", f"{tmp_path}/Gr\\udcf6\\udcdfe"
-    assert inlier("fit", photos, "--out", model, *QUICK).out.endswith(f"{shown}/model\n")
-    assert f"{shown}/out/report.html" in inlier("inspect", model, photos, "--out", odd / "out").out
-    ran = inlier("evaluate", model, photos, "--out", odd / "evaluation", "--split", "train")
-    assert ran.status == 0 and f"{shown}/evaluation/evaluation.html" in ran.out
-    metrics = json.loads((odd / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
-    assert f"{shown}/photos" in metrics["command"]
+    shown = f"{tmp_path}/Gr\\udcf6\\udcdfe/photos"
+    assert inlier("fit", photos, "--out", tmp_path / "model", *QUICK).status == 0
+    ran = inlier("inspect", tmp_path / "model", photos, photos / "none.jpg", "--out", tmp_path / "out")
+    assert ran.status == 1 and ran.out.startswith("7 photos: ")
+    (photos / "0.png").write_bytes(b"")
+    ran = inlier("evaluate", tmp_path / "model", photos, "--out", tmp_path / "evaluation", "--split", "train")
+    assert ran.status == 1 and f"  unreadable: {shown}/0.png: the file is empty\n" in ran.err
+    metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    assert shown in metrics["command"]
+    ran = inlier("inspect", tmp_path / "model", photos, "--out", odd / "out")
+    assert ran.status == 2 and "its path is no valid UTF-8; choose another --out." in ran.err
 
 
 def test_results_below_the_photos_are_not_inspected_again(
