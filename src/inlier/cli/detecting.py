@@ -35,25 +35,31 @@ DataArgument = Annotated[Path, typer.Argument(help="Folder of photos, data set f
 ModelArgument = Annotated[Path, typer.Argument(help="Folder that `inlier fit` wrote.", metavar="MODEL")]
 PhotosArgument = Annotated[list[Path], typer.Argument(help="Photos, or folders of them.", metavar="PHOTOS...")]
 DetectorOption = Annotated[
-    str | None, typer.Option(help="combined, patchcore or photo-neighbors.  [default: combined]")
+    str | None, typer.Option(help="combined, patchcore or photo-neighbors.", show_default="combined")
 ]
-BackboneOption = Annotated[str | None, typer.Option(help="A timm name.  [default: efficientnet_lite0]")]
+BackboneOption = Annotated[str | None, typer.Option(help="A timm name.", show_default="efficientnet_lite0")]
 LayersOption = Annotated[
     str | None, typer.Option(help="Stages of the backbone, such as 2,3: for every detector involved.")
 ]
 WeightsOption = Annotated[
     Path | None, typer.Option(help="File with the backbone's weights, .safetensors or .pth.", metavar="FILE")
 ]
-PrecisionOption = Annotated[str | None, typer.Option(help="float32 or bfloat16.  [default: the faster here]")]
-SizeOption = Annotated[int | None, typer.Option(help="Photos are resized to this square, in pixels.  [default: 224]")]
+PrecisionOption = Annotated[str | None, typer.Option(help="float32 or bfloat16.", show_default="the faster here")]
+SizeOption = Annotated[
+    int | None, typer.Option(help="Photos are resized to this square, in pixels.", show_default="224")
+]
 MemoryOption = Annotated[
-    str | None, typer.Option(help="Such as 500MB, whatever the number of photos.  [default: 2GiB]")
+    str | None, typer.Option(help="Such as 500MB, whatever the number of photos.", show_default="2GiB")
 ]
 FalseAlarmOption = Annotated[
-    float | None, typer.Option(help="Share of normal photos that may be rejected.  [default: 0.05]")
+    float | None,
+    typer.Option(help="Share of normal photos that may be rejected.", show_default="the model's; 0.05 in fit"),
 ]
 UncertainOption = Annotated[
-    float | None, typer.Option(help="Share of normal photos that may be rejected or uncertain.  [default: 0.2]")
+    float | None,
+    typer.Option(
+        help="Share of normal photos that may be rejected or uncertain.", show_default="the model's; 0.2 in fit"
+    ),
 ]
 HeatmapsOption = Annotated[str, typer.Option(help="Of which photos heatmaps are written: flagged, all or none.")]
 SplitOption = Annotated[str, typer.Option(help="test, dev or train.")]

@@ -30,14 +30,14 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file whose sections name a class and its keywords.")
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be given several times.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.  [default: 0]")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.", show_default="0")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 WorkersOption = Annotated[int, typer.Option("--workers", min=0, help="Threads that decode photos.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print a machine-readable result on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 NormalOption = Annotated[
     list[str] | None,
-    typer.Option("--normal", help="Labels of normal photos, separated by commas.  [default: good,normal,ok]"),
+    typer.Option("--normal", help="Labels of normal photos, separated by commas.", show_default="good,normal,ok"),
 ]
 
 PATIENCE_SECONDS = 2.0
