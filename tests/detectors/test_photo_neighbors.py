@@ -13,6 +13,7 @@ from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from inlier.detectors import photo_neighbors as module
+from inlier.detectors.coreset import greedy_coreset
 from inlier.detectors.photo_neighbors import PhotoNeighbors
 from inlier.features.cache import FeatureSet
 from inlier.features.pooling import embed_photos
@@ -75,6 +76,8 @@ def test_no_more_photos_are_kept_than_asked_for_and_their_numbers_stay(make_feat
     train = _maps(50, seed=1)
     detector = PhotoNeighbors(max_photos=8).fit(make_features(train))
     assert detector.photos_.shape == (8, 12)
+    whitened = PhotoNeighbors().fit(make_features(train)).photos_
+    assert torch.equal(detector.numbers_, greedy_coreset(whitened, 8).indices)
     some = {layer: features[detector.numbers_] for layer, features in train.items()}
     prediction = detector.predict(some)
     assert prediction.evidence is not None
