@@ -144,8 +144,9 @@ def to_markdown(rows: list[dict[str, Any]]) -> str:
         "",
         f"Image AUROC with 95 % interval, split {first_metrics['split']}, seed {first_metrics['seed']}, torch "
         f"{versions['torch']}, by `python benchmarks/quality.py DATA_ROOT --readme README.md` in one run. "
-        "*Photos* are normal + anomalous ones; *trivial* is the AUROC of the best of six statistics such as brightness; *pixel* and *normal "
-        "rejected* (asked: at most 5 % on average) are those of the default. Data fingerprints: " + prints + ".",
+        "*Photos* are normal + anomalous ones; *trivial* is the AUROC of the best of six statistics such as "
+        "brightness; *pixel* and *normal rejected* (asked: at most 5 % on average) are those of the default. "
+        f"Data fingerprints: {prints}.",
     ]
     return "\n".join(lines) + "\n"
 

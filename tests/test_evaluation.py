@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +175,15 @@ def test_without_masks_or_without_maps_pixels_are_not_measured(brightness: Model
     metrics = evaluate(brightness, Manifest(photos)).metrics
     assert (metrics["pixel_auroc"], metrics["aupro_03"]) == (None, None)
     assert metrics["image_auroc"]["value"] == 1.0
+
+
+def test_a_defect_without_a_mask_says_nothing_of_pixels(brightness: Model, mvtec: Path) -> None:
+    """Its pixels are neither known to be normal, which bright cracks would spoil, nor known to be defects."""
+    shutil.rmtree(mvtec / "ground_truth" / "crack")
+    metrics = evaluate(brightness, Manifest.read(mvtec)).metrics
+    assert metrics["classes"]["crack"]["pixel_auroc"] is None
+    assert metrics["classes"]["dent"]["pixel_auroc"] == metrics["pixel_auroc"]
+    assert metrics["pixel_auroc"]["value"] == pytest.approx(1.0)
 
 
 def test_masks_that_cover_everything_give_nulls(brightness: Model, mvtec: Path) -> None:

@@ -41,6 +41,12 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_work(tmp_path: Path)
         check(tmp_path / "dangling")
 
 
+def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
+    with pytest.raises(InlierError, match=rf"{tmp_path} is no folder that may be written to\.$"):
+        check(tmp_path / "out")
+
+
 def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/Gr\xf6\xdfe"))
     sentence = r"^Nothing can be written to .*/Gr\\udcf6\\udcdfe: its path is no valid UTF-8; choose another --out\.$"

@@ -90,7 +90,7 @@ def test_a_terminal_is_shown_a_bar_for_what_takes_long(monkeypatch: pytest.Monke
     monkeypatch.setattr(options, "PATIENCE_SECONDS", 0.1)
     shown = on_terminal(monkeypatch, quiet=False, seconds=0.5)
     assert "Reading photos" in shown and "2/3" in shown and "/s" in shown
-    assert "Learning" not in shown
+    assert "3/3" not in shown and "Learning" not in shown  # a bar goes when its task is done
 
 
 def test_what_is_quick_or_quiet_shows_none(monkeypatch: pytest.MonkeyPatch) -> None:
