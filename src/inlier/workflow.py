@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,22 +14,16 @@ from inlier.build import build_backbone, build_detector, resolve
 from inlier.data.loader import Batch, load_batches
 from inlier.data.manifest import Manifest, Photo
 from inlier.data.transforms import Transform
-from inlier.decision.heatmap import encode
 from inlier.errors import ManifestError
-from inlier.features.backbone import Backbone
 from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.fitting import Fitted, fit_and_calibrate, num_steps
-from inlier.model import Model, References, package_versions
+from inlier.model import Model, package_versions
 from inlier.outputs import as_text
+from inlier.reading import Reader
 from inlier.records import Evidence, Verdict
 
 Progress = Callable[[str, int], Callable[[int], None]]
 """Given a task and its number of steps, returns what is to be told of steps done."""
-
-MAX_THUMBNAILS = 5000
-"""Normal photos whose thumbnails a model carries; 192 px and some 5 kB each."""
-
-_THUMBNAIL_PX = 192
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +82,10 @@ def fit(
     transform = Transform(resolved["input"]["size"], backbone.mean, backbone.std)
     with FeatureCache(dtype=getattr(torch, backbone.precision)) as cache:
         groups = dict(zip(normal.photos, map(as_text, normal.groups), strict=True))
-        reader = _Reader(backbone, transform, cache, groups, workers)
+        reader = Reader(backbone, transform, cache, groups, workers)
         advance = progress("Reading photos", len(normal))
-        references = reader.read(normal.select("train"), advance)
-        of_train = cache.features()
-        reader.read(normal.select("dev"), advance)
-        of_dev = cache.features().select(range(len(of_train), len(cache.groups)))
+        of_train, references = reader.read(normal.select("train"), advance)
+        of_dev, _ = reader.read(normal.select("dev"), advance)
         _check_read(of_train, of_dev, reader.unreadable)
         advance = progress("Learning", num_steps(of_train, of_dev))
         fitted = fit_and_calibrate(detector, of_train, of_dev, seed=resolved["fit"]["seed"], advance=advance)
@@ -151,35 +143,6 @@ def _inspect_batch(model: Model, batch: Batch) -> dict[Photo, Inspection]:
             () if prediction.evidence is None else prediction.evidence[place],
         )
     return outcomes
-
-
-@dataclass(frozen=True, eq=False)
-class _Reader:
-    """Photos -> features in a cache; keeps the list of those that could not be read."""
-
-    backbone: Backbone
-    transform: Transform
-    cache: FeatureCache
-    groups: Mapping[Photo, str]
-    workers: int
-    unreadable: list[tuple[Photo, str]] = field(default_factory=list)
-
-    def read(self, data: Manifest, advance: Callable[[int], None]) -> References:
-        """Appends the features of all readable photos, by name, so that no result depends on their order."""
-        names: list[str] = []
-        thumbnails: list[bytes] = []
-        photos = sorted(data.photos, key=lambda photo: str(photo.path))
-        for batch in load_batches(photos, self.transform, workers=self.workers):
-            if batch.photos:
-                maps = self.backbone.extract(batch.images)
-                self.cache.append(maps, groups=[self.groups[photo] for photo in batch.photos])
-            for photo, pixels in zip(batch.photos, batch.pixels, strict=True):
-                is_kept = len(names) < MAX_THUMBNAILS
-                thumbnails.append(encode(pixels, longest_side=_THUMBNAIL_PX, quality=70) if is_kept else b"")
-                names.append(as_text(photo.path))
-            self.unreadable.extend(batch.unreadable)
-            advance(len(batch.photos) + len(batch.unreadable))
-        return References(tuple(names), tuple(thumbnails))
 
 
 def _normal_photos(data: Manifest) -> Manifest:

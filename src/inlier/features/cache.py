@@ -40,6 +40,8 @@ class FeatureCache:
         """
         self.dtype = dtype
         self.groups: list[str] = []
+        self.labels: list[str] = []
+        self.is_view: list[bool] = []
         self._directory = directory
         self._shapes: dict[int, torch.Size] = {}
         self._files: dict[int, int] = {}
@@ -56,8 +58,22 @@ class FeatureCache:
         self._files.clear()
         self._folder.cleanup()
 
-    def append(self, maps: Mapping[int, Tensor], *, groups: Sequence[str]) -> None:
-        """Adds photos: for each layer shape (B, C_l, h_l, w_l), and the group of each of the B photos."""
+    def append(
+        self,
+        maps: Mapping[int, Tensor],
+        *,
+        groups: Sequence[str],
+        labels: Sequence[str] | None = None,
+        is_view: Sequence[bool] | None = None,
+    ) -> None:
+        """Adds B photos.
+
+        Args:
+            maps: For each layer shape (B, C_l, h_l, w_l).
+            groups: Of each photo what must not be torn apart.
+            labels: Of each photo the class that it was sorted into; None: unknown, which is "".
+            is_view: Of each photo whether it is an altered copy of another one; None: none is.
+        """
         for layer, features in maps.items():
             if layer not in self._files:
                 path = Path(self._folder.name) / f"layer-{layer}"
@@ -68,6 +84,8 @@ class FeatureCache:
             while written < len(data):  # a write may stop half-way, at 2 GiB for one
                 written += os.write(self._files[layer], data[written:])
         self.groups.extend(groups)
+        self.labels.extend([""] * len(groups) if labels is None else labels)
+        self.is_view.extend([False] * len(groups) if is_view is None else is_view)
 
     def features(self) -> FeatureSet:
         """All photos appended so far, in that order."""
@@ -96,10 +114,12 @@ class FeatureSet:
     Attributes:
         cache: Where their features are.
         indices: Which photos, by their numbers in the cache.
+        background: Numbers of photos that nobody sorted, for detectors that want to know what else there is.
     """
 
     cache: FeatureCache
     indices: tuple[int, ...]
+    background: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -109,11 +129,29 @@ class FeatureSet:
         """Of each photo the group that must not be torn apart."""
         return [self.cache.groups[index] for index in self.indices]
 
+    @property
+    def labels(self) -> list[str]:
+        """Of each photo the class that it was sorted into, "" where that is unknown."""
+        return [self.cache.labels[index] for index in self.indices]
+
+    @property
+    def is_view(self) -> list[bool]:
+        """Of each photo whether it is an altered copy of another one, to be learned from and never judged by."""
+        return [self.cache.is_view[index] for index in self.indices]
+
     def batches(self) -> Iterator[dict[int, Tensor]]:
         """Features in the order of the photos: layer -> shape (B, C_l, h_l, w_l)."""
         for start in range(0, len(self.indices), BATCH_SIZE):
             yield self.cache.read(self.indices[start : start + BATCH_SIZE])
 
     def select(self, places: Sequence[int]) -> FeatureSet:
-        """The photos at these places among those here, in this order."""
-        return FeatureSet(self.cache, tuple(self.indices[place] for place in places))
+        """The photos at these places among those here, in this order; before the same background."""
+        return FeatureSet(self.cache, tuple(self.indices[place] for place in places), self.background)
+
+    def before(self, background: FeatureSet) -> FeatureSet:
+        """The same photos of the same cache, with others as their background."""
+        return FeatureSet(self.cache, self.indices, background.indices)
+
+    def of_background(self) -> FeatureSet:
+        """The photos of the background; there may be none."""
+        return FeatureSet(self.cache, self.background)
