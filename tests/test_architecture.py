@@ -12,14 +12,27 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "inlier"
 LAYERS = (  # folder and files, from low to high; a new file takes its place here
     ("", "errors records config"),
-    ("data.", "modes images tables layouts manifest splits transforms loader statistics"),
+    ("data.", "modes images tables layouts manifest splits transforms loader statistics views cutpaste"),
     ("data.drawing.", "surface parts components family defects wear light camera pictures screens"),
     ("data.", "synthetic synthetic_folders"),
-    ("features.", "weights backbone patches pooling cache"),
-    ("detectors.", "protocol coreset neighbors anomaly_map patchcore photo_neighbors crossfit combined"),
-    ("decision.", "calibration metrics pixel_metrics intervals heatmap pages figures report"),
-    ("", "outputs build model fitting workflow inspection evaluation demonstration"),
-    ("cli.", "options detecting demo main"),
+    ("features.", "weights backbone patches pooling cache separation arrangement"),
+    ("", "training"),
+    (
+        "detectors.",
+        "protocol coreset neighbors moments whitening anomaly_map patchcore photo_neighbors components subspace "
+        "student reverse_distillation baselines crossfit combined",
+    ),
+    (
+        "decision.",
+        "calibration metrics pixel_metrics intervals compare heatmap pages figures report comparison_page "
+        "embedding_map",
+    ),
+    (
+        "",
+        "outputs build model fitting reading workflow selection inspection evaluation cross_validation comparison "
+        "embedding mapping demonstration",
+    ),
+    ("cli.", "options detecting comparing mapping demo main"),
     ("", "__main__"),
 )
 PLACES = {folder + n: (i, j) for i, (folder, names) in enumerate(LAYERS) for j, n in enumerate(names.split())}

@@ -12,6 +12,7 @@ from inlier.build import (
     DETECTORS,
     SECTIONS,
     build_backbone,
+    build_components,
     build_detector,
     parse_bytes,
     resolve,
@@ -20,14 +21,16 @@ from inlier.build import (
 from inlier.detectors.combined import Combined
 from inlier.detectors.patchcore import PatchCore
 from inlier.detectors.photo_neighbors import PhotoNeighbors
+from inlier.detectors.reverse_distillation import ReverseDistillation
 from inlier.errors import ConfigError, WeightsError
 from inlier.features.backbone import best_precision
 
 
 def test_nothing_given_resolves_to_the_defaults() -> None:
     config = resolve({}, device="cpu")
-    assert list(config) == ["fit", "backbone", "input", "decide", "combined", "patchcore", "photo-neighbors"]
-    assert config["fit"] == {"detector": "combined", "seed": 0, "memory_budget": "2GiB"}
+    members = ["patchcore", "photo-neighbors", "photo-subspace"]
+    assert list(config) == ["fit", "backbone", "input", "decide", "combined", *members, "components"]
+    assert config["fit"] == {"detector": "combined", "seed": 0, "memory_budget": "2GiB", "augment": None}
     assert config["backbone"] == {
         "name": "efficientnet_lite0",
         "weights": None,
@@ -35,13 +38,13 @@ def test_nothing_given_resolves_to_the_defaults() -> None:
     }
     assert config["input"] == {"size": 224}
     assert config["decide"] == {"false_alarm_rate": 0.05, "uncertain_rate": 0.2}
-    assert config["combined"] == {"members": ["patchcore", "photo-neighbors"]}
+    assert config["combined"] == {"members": members}
 
 
 @pytest.mark.parametrize(("name", "detector"), [("patchcore", PatchCore), ("photo-neighbors", PhotoNeighbors)])
 def test_a_detectors_section_is_its_constructor(name: str, detector: type) -> None:
     config = resolve({"fit": {"detector": name}}, device="cpu")
-    assert list(config) == ["fit", "backbone", "input", "decide", name]
+    assert list(config) == ["fit", "backbone", "input", "decide", name, "components"]
     parameters = inspect.signature(detector).parameters
     assert set(config[name]) == set(parameters) - {"memory_budget_bytes"}
     for key, value in config[name].items():
@@ -58,7 +61,8 @@ def test_layers_reach_every_member_and_beat_its_section() -> None:
     given = {"patchcore": {"layers": [1]}}
     assert build_detector(resolve(given, device="cpu")).layers != (2, 3)
     config = resolve(given, device="cpu", layers=(2, 3))
-    assert config["patchcore"]["layers"] == config["photo-neighbors"]["layers"] == [2, 3]
+    assert config["patchcore"]["layers"] == config["photo-neighbors"]["layers"] == config["components"]["layers"]
+    assert config["components"]["layers"] == [2, 3]
     assert build_detector(config).layers == (2, 3)
     assert given == {"patchcore": {"layers": [1]}}
 
@@ -71,6 +75,18 @@ def test_every_detector_is_built_as_its_section_says() -> None:
     assert isinstance(combined, Combined) and combined.seed == 5
     (member,) = combined.members
     assert isinstance(member, PhotoNeighbors) and member.power == 1.0
+
+
+def test_what_a_run_gives_its_detectors_is_no_setting_of_theirs(tmp_path: Path) -> None:
+    given: dict[str, dict[str, Any]] = {"fit": {"detector": "combined", "seed": 7}}
+    config = resolve({**given, "combined": {"members": ["reverse-distillation", "patchcore"]}}, device="cpu")
+    assert not {"seed", "checkpoints"} & set(config["reverse-distillation"])
+    combined = build_detector(config, checkpoints=tmp_path)
+    assert isinstance(combined, Combined)
+    trained, _ = combined.members
+    assert isinstance(trained, ReverseDistillation) and (trained.seed, trained.checkpoints) == (7, tmp_path)
+    with pytest.raises(ConfigError, match=r"^\[reverse-distillation\] has no key named checkpoints"):
+        resolve({"reverse-distillation": {"checkpoints": "here"}}, device="cpu")
 
 
 def test_half_of_the_memory_is_for_the_patches() -> None:
@@ -86,7 +102,7 @@ def test_half_of_the_memory_is_for_the_patches() -> None:
         ({"fit": {"sed": 1}}, "[fit] has no key named sed; did you mean seed?"),
         ({"patchcore": {"coreset_rato": 1}}, "[patchcore] has no key named coreset_rato; did you mean coreset_ratio?"),
         ({"fit": {"detector": "patchcor"}}, "inlier has no detector named patchcor; did you mean patchcore?"),
-        ({"combined": {"members": ["combined"]}}, "combined has no detector named combined; it has patchcore, "),
+        ({"combined": {"members": ["combined"]}}, "combined has no detector named combined; "),
         ({"combined": {"members": "patchcore"}}, "members of [combined] must be a valid list, got 'patchcore'."),
         ({"combined": {"members": []}}, "[combined]: members of Combined must hold at least one detector, got none."),
         ({"fit": {"seed": "abc"}}, "seed of [fit] must be a valid integer, got 'abc'."),
@@ -112,7 +128,7 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(sections: dict[str, dict[s
 
 
 def test_sections_of_detectors_that_are_not_chosen_are_checked_too() -> None:
-    assert set(SECTIONS) == {"fit", "backbone", "input", "decide", *DETECTORS}
+    assert set(SECTIONS) == {"fit", "backbone", "input", "decide", "select", *DETECTORS, "components"}
     with pytest.raises(ConfigError, match=r"^\[patchcore\] has no key named power"):
         resolve({"fit": {"detector": "photo-neighbors"}, "patchcore": {"power": 2}}, device="cpu")
 
@@ -151,6 +167,17 @@ def test_the_backbone_has_the_detectors_layers_and_the_files_weights(tmp_path: P
     assert (backbone.name, backbone.layers, backbone.strides) == ("resnet10t", (1, 3), (4, 16))
     for name, tensor in donor.network.state_dict().items():
         assert tensor.equal(backbone.network.state_dict()[name])
+
+
+def test_the_backbone_has_the_layers_that_components_need_where_there_are_any() -> None:
+    config = resolve({"fit": {"detector": "patchcore"}, "backbone": {"name": "resnet10t"}}, device="cpu")
+    detector = build_detector(config)
+    assert build_backbone(config, detector, is_pretrained=False).layers == (2, 3, 4)
+    components = build_components(config)
+    assert components is not None and components.layers == (3, 4)
+    del config["components"]
+    assert build_backbone(config, detector, is_pretrained=False).layers == (2, 3)
+    assert build_components(config) is None
 
 
 def test_backbones_that_cannot_be_had_are_refused_in_a_sentence(tmp_path: Path) -> None:

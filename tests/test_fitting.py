@@ -12,18 +12,20 @@ from torch import Tensor
 from inlier.decision.calibration import Calibration
 from inlier.detectors.photo_neighbors import PhotoNeighbors
 from inlier.features.cache import FeatureCache, FeatureSet
-from inlier.fitting import ENOUGH_DEV, ENOUGH_TRAIN, fit_and_calibrate, num_steps
+from inlier.fitting import ENOUGH_DEV, ENOUGH_TRAIN, FEW, fit_and_calibrate, num_steps
 from inlier.records import Prediction
 
 
 @contextmanager
-def fake_features(groups: Sequence[str], *, seed: int = 0) -> Iterator[FeatureSet]:
+def fake_features(
+    groups: Sequence[str], *, seed: int = 0, is_view: Sequence[bool] | None = None
+) -> Iterator[FeatureSet]:
     """Random maps, layer 3: shape (N, 4, 2, 2); the first value of each is the rank of its group's name."""
     ranks = {name: rank for rank, name in enumerate(sorted(set(groups)))}
     maps = torch.randn(len(groups), 4, 2, 2, generator=torch.Generator().manual_seed(seed))
     maps[:, 0, 0, 0] = torch.tensor([float(ranks[name]) for name in groups])
     with FeatureCache(dtype=torch.float32) as cache:
-        cache.append({3: maps}, groups=groups)
+        cache.append({3: maps}, groups=groups, is_view=is_view)
         yield cache.features()
 
 
@@ -32,7 +34,8 @@ class Spy:
 
     layers = (3,)
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_trained: bool = False) -> None:
+        self.is_trained = is_trained
         self.fitted: list[list[float]] = []
         self.scored: list[float] = []
 
@@ -76,7 +79,7 @@ def test_enough_dev_photos_calibrate_alone() -> None:
     with fake_features(names("a", 12, per_group=3) + names("dev", ENOUGH_DEV, per_group=2)) as features:
         train, dev = split(features, 12)
         fitted = fit_and_calibrate(spy, train, dev, seed=0)
-        assert num_steps(train, dev) == 1
+        assert num_steps(Spy(), train, dev) == 1
     assert fitted.places == tuple(range(12))
     assert fitted.method == "scores of the dev photos"
     assert [len(photos) for photos in spy.fitted] == [12]
@@ -99,7 +102,7 @@ def test_of_few_photos_each_is_scored_without_its_group(num_dev: int) -> None:
     with fake_features(names("a", 30, per_group=2) + names("dev", num_dev, per_group=7)) as features:
         train, dev = split(features, 30)
         fitted = fit_and_calibrate(spy, train, dev, seed=0, advance=told.append)
-        assert told == [1] * num_steps(train, dev)
+        assert told == [1] * num_steps(Spy(), train, dev)
     assert fitted.places == tuple(range(30))
     also = " and scores of the dev photos" if num_dev else ""
     assert fitted.method == "cross-conformal scores, 10 folds by group" + also
@@ -113,7 +116,7 @@ def test_there_are_no_more_folds_than_groups() -> None:
     with fake_features(names("a", 30, per_group=10)) as features:
         train, dev = split(features, 30)
         assert fit_and_calibrate(Spy(), train, dev, seed=0).method == "cross-conformal scores, 3 folds by group"
-        assert num_steps(train, dev) == 4
+        assert num_steps(Spy(), train, dev) == 4
 
 
 @pytest.mark.parametrize("num_dev", [0, 20])
@@ -123,7 +126,7 @@ def test_of_many_photos_a_fifth_is_held_out_by_group(num_dev: int) -> None:
     with fake_features(groups) as features:
         train, dev = split(features, ENOUGH_TRAIN)
         fitted = fit_and_calibrate(spy, train, dev, seed=0)
-        assert num_steps(train, dev) == 1
+        assert num_steps(Spy(), train, dev) == 1
     also = " and scores of the dev photos" if num_dev else ""
     assert fitted.method == "scores of held-out photos" + also
     assert len(fitted.places) == 800 and len(fitted.calibration.normal_scores) == 200 + num_dev
@@ -137,6 +140,56 @@ def test_the_seed_decides_who_is_held_out() -> None:
         train, dev = split(features, ENOUGH_TRAIN)
         first, again, other = (fit_and_calibrate(Spy(), train, dev, seed=seed).places for seed in (1, 1, 2))
     assert first == again != other
+
+
+def test_altered_copies_are_learned_from_and_calibrate_nothing() -> None:
+    spy = Spy()
+    groups = [f"a-{number // 3:04d}" for number in range(36)]  # each photo, and two copies of it
+    with fake_features(groups, is_view=[number % 3 > 0 for number in range(36)]) as features:
+        train, dev = split(features, 36)
+        fitted = fit_and_calibrate(spy, train, dev, seed=0)
+    assert fitted.places == tuple(range(36)) and len(spy.fitted[-1]) == 36
+    assert fitted.calibration.groups.tolist() == [f"a-{number:04d}" for number in range(12)]
+    check_groups(fitted.calibration, groups)
+
+
+def test_of_one_photo_nothing_is_left_to_calibrate_on() -> None:
+    """Its copies, scored by a detector that has not seen them, tell only how far heat reaches."""
+
+    class Counting(Spy):
+        def predict(self, maps: Mapping[int, Tensor]) -> Prediction:
+            return Prediction(torch.zeros(len(maps[3])), maps[3][:, 0] + len(self.fitted[-1]))
+
+    with fake_features(["a"] * 4, is_view=[False, True, True, True]) as features:
+        fitted = fit_and_calibrate(Counting(), *split(features, 4), seed=0)
+        (maps,) = features.batches()
+    assert fitted.method == "no photos to calibrate on"
+    assert len(fitted.calibration.normal_scores) == 0
+    expected = (maps[3][1:, 0] + 1).flatten(1).amax(dim=1)  # of a detector that has learned one photo
+    assert fitted.calibration.map_maxima.tolist() == sorted(expected.double().tolist())
+    with fake_features(["a"] * 4) as features:
+        fitted = fit_and_calibrate(Spy(), *split(features, 4), seed=0)
+    assert len(fitted.calibration.normal_scores) == len(fitted.calibration.map_maxima) == 0
+
+
+@pytest.mark.parametrize(
+    ("num_train", "num_dev", "method", "num_fits"),
+    [
+        (40, FEW, "scores of the dev photos", 1),
+        (5 * FEW, 0, "scores of held-out photos", 1),
+        (40, FEW - 8, "scores of held-out photos and scores of the dev photos", 1),
+        (40, 0, "cross-conformal scores, 3 folds by group", 4),
+    ],
+)
+def test_what_trains_for_minutes_is_fitted_once_where_that_suffices(
+    num_train: int, num_dev: int, method: str, num_fits: int
+) -> None:
+    spy = Spy(is_trained=True)
+    with fake_features(names("a", num_train, per_group=1) + names("dev", num_dev, per_group=1)) as features:
+        train, dev = split(features, num_train)
+        assert num_steps(spy, train, dev) == num_fits
+        assert fit_and_calibrate(spy, train, dev, seed=0).method == method
+    assert len(spy.fitted) == num_fits
 
 
 @pytest.mark.parametrize(("num_train", "num_dev"), [(40, 0), (24, ENOUGH_DEV)], ids=["cross-conformal", "dev"])

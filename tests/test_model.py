@@ -19,7 +19,14 @@ from inlier.errors import ConfigError, InlierError, ModelError
 from inlier.model import Model, References, check_target, package_versions
 from inlier.workflow import inspect_photos
 
-FILES = ("backbone.safetensors", "calibration.parquet", "detector.safetensors", "model.json", "references.parquet")
+FILES = (
+    "backbone.safetensors",
+    "calibration.parquet",
+    "components.safetensors",
+    "detector.safetensors",
+    "model.json",
+    "references.parquet",
+)
 
 
 def scores(model: Model, data: Manifest) -> list[float | None]:
@@ -46,7 +53,7 @@ def test_a_model_that_was_saved_moved_and_loaded_is_the_same(model: Model, folde
 def test_the_folder_holds_these_files_and_says_what_they_are(model: Model, model_folder: Path) -> None:
     assert sorted(path.name for path in model_folder.iterdir()) == list(FILES)
     header = json.loads((model_folder / "model.json").read_text(encoding="utf-8"))
-    assert (header["kind"], header["format_version"]) == ("inlier-model", 1)
+    assert (header["kind"], header["format_version"]) == ("inlier-model", 2)
     assert header["config"] == model.config
     assert header["config"]["fit"]["seed"] == 0
     assert header["facts"]["versions"] == package_versions()
@@ -84,7 +91,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path, folder: Path) -> None:
         ("\xff", r"is damaged: its model\.json cannot be read\.$"),
         ("[]", r"is no model of inlier: its model\.json does not say so\.$"),
         ('{"kind": "bert"}', r"is no model of inlier: its model\.json does not say so\.$"),
-        (text.replace('"format_version": 1', '"format_version": 9'), "has format version 9, and this inlier reads 1;"),
+        (text.replace('"format_version": 2', '"format_version": 9'), "has format version 9, and this inlier reads 2;"),
     ):
         header.write_text(content, encoding="latin-1")
         with pytest.raises(ModelError, match=sentence):

@@ -11,10 +11,15 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from inlier.config import Config, check_names
+from inlier.data.views import MAX_VIEWS
+from inlier.detectors.baselines import Baseline
 from inlier.detectors.combined import Combined
+from inlier.detectors.components import Components
 from inlier.detectors.patchcore import PatchCore
 from inlier.detectors.photo_neighbors import PhotoNeighbors
 from inlier.detectors.protocol import Detector
+from inlier.detectors.reverse_distillation import ReverseDistillation
+from inlier.detectors.subspace import PatchSubspace, PhotoSubspace
 from inlier.errors import ConfigError
 from inlier.features.backbone import Backbone, Precision, best_precision
 
@@ -22,6 +27,10 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
     "combined": Combined,
     "patchcore": PatchCore,
     "photo-neighbors": PhotoNeighbors,
+    "subspace": PatchSubspace,
+    "photo-subspace": PhotoSubspace,
+    "baseline": Baseline,
+    "reverse-distillation": ReverseDistillation,
 }
 
 MIN_SIZE = 32
@@ -34,6 +43,7 @@ _SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
         "detector": (str, "combined"),
         "seed": (Annotated[int, Field(ge=0)], 0),
         "memory_budget": (str | int, "2GiB"),
+        "augment": (Annotated[int, Field(ge=0, le=MAX_VIEWS)] | None, None),
     },
     "backbone": {
         "name": (str, "efficientnet_lite0"),
@@ -42,12 +52,23 @@ _SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
     },
     "input": {"size": (Annotated[int, Field(ge=MIN_SIZE)], 224)},
     "decide": {"false_alarm_rate": (_Rate, 0.05), "uncertain_rate": (_Rate, 0.20)},
-    "combined": {"members": (list[str], ["patchcore", "photo-neighbors"])},
+    "combined": {"members": (list[str], ["patchcore", "photo-neighbors", "photo-subspace"])},
+    "select": {
+        "candidates": (list[Any], ["combined", "patchcore", "photo-neighbors", "subspace", "photo-subspace"]),
+        "max_photos": (Annotated[int, Field(ge=2)], 400),
+    },
 }
 """Sections that name no single constructor: keyword -> type and default. ``combined`` joins by default one detector
-that sees places and one that sees the whole; the fastest precision depends on the device."""
+that sees places and two that see the whole; the fastest precision, and how many altered copies few photos need, are
+decided when they are known."""
 
-SECTIONS = tuple(dict.fromkeys((*_SETTINGS, *DETECTORS)))
+_BESIDE: dict[str, Callable[..., Any]] = {"components": Components}
+"""Sections that name what stands beside the detector."""
+
+SECTIONS = tuple(dict.fromkeys((*_SETTINGS, *DETECTORS, *_BESIDE)))
+
+_RESOURCES = ("memory_budget_bytes", "seed", "checkpoints")
+"""Keywords of constructors that no section has: what one run gives all its detectors."""
 
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -73,10 +94,10 @@ def resolve(config: Mapping[str, Mapping[str, Any]], *, device: str, layers: Seq
     sections["decide"] = resolve_rates(sections["decide"])
     sections["backbone"]["precision"] = sections["backbone"]["precision"] or best_precision(device)
     involved = _involved(sections)
-    for name in involved:
+    for name in (*involved, *_BESIDE):
         if layers is not None and "layers" in sections[name]:
             sections[name]["layers"] = list(layers)
-    return {name: sections[name] for name in ("fit", "backbone", "input", "decide", *involved)}
+    return {name: sections[name] for name in ("fit", "backbone", "input", "decide", *involved, *_BESIDE)}
 
 
 def resolve_rates(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,22 +116,48 @@ def resolve_rates(given: Mapping[str, Any]) -> dict[str, Any]:
     return rates
 
 
-def build_detector(config: Config) -> Detector:
+def resolve_selection(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The section ``select`` with its defaults filled in; which candidates it may name is for ``selection`` to say.
+
+    Raises:
+        ConfigError: A keyword is unknown, or a value is of another type or out of range.
+    """
+    return _resolve_section("select", config.get("select", {}))
+
+
+def build_detector(config: Config, *, checkpoints: Path | None = None) -> Detector:
     """The unfitted detector of a resolved configuration.
+
+    Args:
+        config: Resolved.
+        checkpoints: Folder from which detectors that train for minutes go on; None: they keep none.
 
     Raises:
         ConfigError: A value is outside its range.
     """
     name = config["fit"]["detector"]
-    seed, budget = config["fit"]["seed"], parse_bytes(config["fit"]["memory_budget"])
+    resources = {
+        "memory_budget_bytes": parse_bytes(config["fit"]["memory_budget"]) // 2,
+        "seed": config["fit"]["seed"],
+        "checkpoints": checkpoints,
+    }
     if name != "combined":
-        return _construct(name, config[name], budget)
-    members = [_construct(member, config[member], budget) for member in config[name]["members"]]
-    return _call(Combined, "combined", members=members, seed=seed)
+        return _construct(name, config[name], resources)
+    members = [_construct(member, config[member], resources) for member in config[name]["members"]]
+    return _call(Combined, "combined", members=members, seed=resources["seed"])
+
+
+def build_components(config: Config) -> Components | None:
+    """What names the component, unfitted; None for a configuration without it.
+
+    Raises:
+        ConfigError: A value is outside its range.
+    """
+    return _call(Components, "components", **config["components"]) if "components" in config else None
 
 
 def build_backbone(config: Config, detector: Detector, *, is_pretrained: bool = True) -> Backbone:
-    """The backbone of a resolved configuration, with the layers that the detector looks at.
+    """The backbone of a resolved configuration, with the layers that the detector, and what is beside it, look at.
 
     Raises:
         ConfigError: The network is unknown, lacks these layers, or takes no photos of this size.
@@ -118,8 +165,9 @@ def build_backbone(config: Config, detector: Detector, *, is_pretrained: bool = 
     """
     section = config["backbone"]
     weights = Path(section["weights"]) if section["weights"] else None
+    layers = {*detector.layers, *(layer for name in _BESIDE if name in config for layer in config[name]["layers"])}
     backbone = _call(
-        Backbone, "backbone", name=section["name"], layers=detector.layers, weights=weights,
+        Backbone, "backbone", name=section["name"], layers=sorted(layers), weights=weights,
         precision=section["precision"], is_pretrained=is_pretrained,
     )  # fmt: skip
     if is_pretrained:  # a saved model's has seen photos of this size
@@ -153,11 +201,12 @@ def _resolve_section(section: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _schema(section: str) -> Mapping[str, tuple[Any, Any]]:
-    """Keyword -> type and default: for a detector, what the signature of its constructor says."""
+    """Keyword -> type and default: of a class, what the signature of its constructor says."""
     if section in _SETTINGS:
         return _SETTINGS[section]
-    parameters = inspect.signature(DETECTORS[section], eval_str=True).parameters
-    return {key: (of.annotation, of.default) for key, of in parameters.items() if key != "memory_budget_bytes"}
+    named = {**DETECTORS, **_BESIDE}[section]
+    parameters = inspect.signature(named, eval_str=True).parameters
+    return {key: (of.annotation, of.default) for key, of in parameters.items() if key not in _RESOURCES}
 
 
 def _check_value(section: str, key: str, value: Any, wanted: Any) -> None:
@@ -180,10 +229,9 @@ def _involved(sections: Config) -> Sequence[str]:
     return ("combined", *members)
 
 
-def _construct(name: str, keywords: Mapping[str, Any], budget: int) -> Detector:
-    takes_budget = "memory_budget_bytes" in inspect.signature(DETECTORS[name]).parameters
-    extra = {"memory_budget_bytes": budget // 2} if takes_budget else {}
-    return _call(DETECTORS[name], name, **keywords, **extra)
+def _construct(name: str, keywords: Mapping[str, Any], resources: Mapping[str, Any]) -> Detector:
+    taken = inspect.signature(DETECTORS[name]).parameters.keys() & resources.keys()
+    return _call(DETECTORS[name], name, **keywords, **{key: resources[key] for key in taken})
 
 
 def _call(build: Callable[..., T], section: str, **keywords: Any) -> T:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inlier.data.splits import hold_out
 from inlier.decision.calibration import Calibration
@@ -19,6 +21,10 @@ ENOUGH_DEV = 99
 ENOUGH_TRAIN = 1000
 """Training photos from which on a part is held out to calibrate; fewer are worth the folds."""
 
+FEW = 19
+"""Calibration photos that suffice for a detector which trains for minutes: one photo in 20 can then be rejected."""
+
+_Way = Literal["dev", "held out", "folds", "none"]
 _HELD_OUT_RATIO = 0.2
 
 
@@ -50,48 +56,80 @@ def fit_and_calibrate(
     Many photos of ``dev`` calibrate alone (split conformal). Else those of ``train`` take part. If these are very
     many, a fifth of them, whole groups, is held out and not learned from. If they are few, each is scored by a
     detector fitted on folds without its group, and all are learned from (cross-conformal; Vovk, 2015): detectors
-    that have seen fewer photos find new ones a little odder, so such p-values err towards accepting.
+    that have seen fewer photos find new ones a little odder, so such p-values err towards accepting. A detector that
+    trains for minutes is fitted once wherever that leaves 19 photos to calibrate on.
+
+    Where all photos are of one group, there is nothing to calibrate on, and every p-value is 1.
 
     Args:
         detector: Fitted when this returns.
-        train: Normal photos to learn from.
-        dev: Normal photos of other groups; may have none. Together there are at least two groups.
+        train: Normal photos to learn from; altered copies among them calibrate nothing.
+        dev: Normal photos of other groups; may have none.
         seed: Decides which groups go together.
         advance: Told of each step done, of ``num_steps``.
     """
     everything = tuple(range(len(train)))
-    if len(dev) >= ENOUGH_DEV or len(set(train.groups)) < 2:
+    way = _way(detector, train, dev)
+    if way == "folds":
+        num_folds = _num_folds(detector, train)
+        of_train = cross_scores(detector, train, num_folds=num_folds, seed=seed, advance=advance)
         detector.fit(train)
-        scores = score_photos(detector, dev)
+        scores = _joined(of_train, score_photos(detector, dev))
         advance(1)
-        return Fitted(everything, _calibration(scores, dev.groups), "scores of the dev photos")
-    if len(train) >= ENOUGH_TRAIN:
+        method = f"cross-conformal scores, {num_folds} folds by group"
+        groups = train.originals().groups + dev.groups
+        return Fitted(everything, _calibration(scores, groups), method + _with_dev(dev))
+    if way == "held out":
         is_held_out = hold_out(train.groups, ratio=_HELD_OUT_RATIO, seed=seed)
         places = tuple(np.flatnonzero(~is_held_out).tolist())
-        held_out = train.select(np.flatnonzero(is_held_out).tolist())
+        held_out = train.select(np.flatnonzero(is_held_out).tolist()).originals()
         detector.fit(train.select(places))
         scores = _joined(score_photos(detector, held_out), score_photos(detector, dev))
         advance(1)
         method = "scores of held-out photos"
         return Fitted(places, _calibration(scores, held_out.groups + dev.groups), method + _with_dev(dev))
-    num_folds = _num_folds(train)
-    of_train = cross_scores(detector, train, num_folds=num_folds, seed=seed, advance=advance)
+    heat = _heat_of_views(detector, train) if way == "none" else None
     detector.fit(train)
-    scores = _joined(of_train, score_photos(detector, dev))
     advance(1)
-    method = f"cross-conformal scores, {num_folds} folds by group"
-    return Fitted(everything, _calibration(scores, train.groups + dev.groups), method + _with_dev(dev))
+    if heat is not None:
+        return Fitted(everything, Calibration(np.empty(0), map_maxima=heat), "no photos to calibrate on")
+    return Fitted(everything, _calibration(score_photos(detector, dev), dev.groups), "scores of the dev photos")
 
 
-def num_steps(train: FeatureSet, dev: FeatureSet) -> int:
+def num_steps(detector: Detector, train: FeatureSet, dev: FeatureSet) -> int:
     """How often ``fit_and_calibrate`` will fit, for a progress bar."""
-    is_one_fit = len(dev) >= ENOUGH_DEV or len(set(train.groups)) < 2 or len(train) >= ENOUGH_TRAIN
-    return 1 if is_one_fit else _num_folds(train) + 1
+    return _num_folds(detector, train) + 1 if _way(detector, train, dev) == "folds" else 1
 
 
-def _num_folds(train: FeatureSet) -> int:
-    """Ten folds for a few photos, whose detectors need every one; five for more."""
-    return min(10 if len(train) <= 50 else 5, len(set(train.groups)))
+def _way(detector: Detector, train: FeatureSet, dev: FeatureSet) -> _Way:
+    """Where the calibration photos come from."""
+    num_train = len(train.originals())
+    has_one_group = len(set(train.groups)) < 2
+    if len(dev) >= (FEW if detector.is_trained else ENOUGH_DEV) or (dev and has_one_group):
+        return "dev"
+    if has_one_group:
+        return "none"
+    is_worth_it = detector.is_trained and int(_HELD_OUT_RATIO * num_train) + len(dev) >= FEW
+    return "held out" if num_train >= ENOUGH_TRAIN or is_worth_it else "folds"
+
+
+def _num_folds(detector: Detector, train: FeatureSet) -> int:
+    """Ten folds for a few photos, whose detectors need every one; five for more, three where each costs minutes."""
+    wanted = 3 if detector.is_trained else 10 if len(train.originals()) <= 50 else 5
+    return min(wanted, len(set(train.groups)))
+
+
+def _heat_of_views(detector: Detector, train: FeatureSet) -> NDArray[np.float64]:
+    """What the maps of altered copies reach for a detector that has seen the photos alone: a scale for heat.
+
+    It is no calibration, for copies are not new photos; it only keeps a heatmap from glowing all over.
+    """
+    is_view = np.array(train.is_view)
+    if not is_view.any():
+        return np.empty(0)
+    detector.fit(train.originals())
+    maxima = score_photos(detector, train.select(np.flatnonzero(is_view).tolist())).map_maxima
+    return maxima.astype(np.float64)
 
 
 def _joined(first: Scores, second: Scores) -> Scores:

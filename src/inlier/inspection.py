@@ -172,7 +172,7 @@ def _score(
         rows = []
         for place, inspection in enumerate(islice(inspections, len(parts[number]))):
             rows.append(_row(model, inspection))
-            if _wants_heatmap(inspection, heatmaps):
+            if _wants_heatmap(model, inspection, heatmaps):
                 _write_heatmap(model, inspection, directory / "heatmaps", number * PART_SIZE + place)
             advance(1)
         partial = directory / _WORK / "part.partial"
@@ -189,7 +189,7 @@ def _row(model: Model, inspection: Inspection) -> dict[str, Any]:
     if inspection.verdict.verdict not in _FLAGGED:
         return row | {"photo": encode(inspection.pixels, longest_side=360, quality=70)}
     row["photo"] = encode(inspection.pixels, longest_side=512, quality=75)
-    if inspection.anomaly_map is not None:
+    if inspection.anomaly_map is not None and len(model.calibration.map_maxima):
         overlay = heat_overlay(inspection.pixels, inspection.anomaly_map, scale=model.calibration.heat_scale())
         row["heatmap"] = encode(overlay, longest_side=512, quality=75)
     row["evidence"] = [_reason(model, inspection, reason) for reason in inspection.evidence]
@@ -208,8 +208,9 @@ def _reason(model: Model, inspection: Inspection, reason: Evidence) -> dict[str,
     }
 
 
-def _wants_heatmap(inspection: Inspection, heatmaps: str) -> bool:
-    if inspection.anomaly_map is None or heatmaps == "none":
+def _wants_heatmap(model: Model, inspection: Inspection, heatmaps: str) -> bool:
+    has_scale = len(model.calibration.map_maxima) > 0
+    if inspection.anomaly_map is None or heatmaps == "none" or not has_scale:
         return False
     return heatmaps == "all" or inspection.verdict.verdict in _FLAGGED
 

@@ -21,18 +21,19 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from inlier.build import build_backbone, build_detector, resolve_rates
+from inlier.build import build_backbone, build_components, build_detector, resolve_rates
 from inlier.config import Config, merge
 from inlier.data.transforms import Transform
 from inlier.decision.calibration import Calibration
 from inlier.decision.heatmap import crop, decode, encode
+from inlier.detectors.components import Components
 from inlier.detectors.protocol import Detector
 from inlier.errors import ConfigError, ModelError
 from inlier.features.backbone import Backbone
 from inlier.outputs import as_text, check_folder
 from inlier.records import Box
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KIND = "inlier-model"
 _HEADER = "model.json"
 
@@ -75,6 +76,7 @@ class Model:
         calibration: Scores of normal photos that the detector has not seen.
         references: The photos that the detector was fitted on.
         facts: Where it comes from: data fingerprint, package versions, counts, notes.
+        components: Names what a photo shows; None where the normal photos were of no several classes.
     """
 
     config: Config
@@ -83,6 +85,7 @@ class Model:
     calibration: Calibration
     references: References
     facts: dict[str, Any] = field(default_factory=dict)
+    components: Components | None = None
 
     @property
     def transform(self) -> Transform:
@@ -150,16 +153,21 @@ class Model:
             backbone = build_backbone(config, detector, is_pretrained=False)
             backbone.network.load_state_dict(load_file(directory / "backbone.safetensors"))
             detector.load_state_dict(load_file(directory / "detector.safetensors"))
+            components = build_components(config)
+            if components is not None:
+                components.load_state_dict(load_file(directory / "components.safetensors"))
             calibration = _read_calibration(directory / "calibration.parquet")
             references = _read_references(directory / "references.parquet")
         except (SafetensorError, RuntimeError, KeyError, ValueError, ConfigError, pa.ArrowException) as error:
             reason = str(error).partition("\n")[0]
             raise ModelError(f"{as_text(directory)} is damaged, or of another version of inlier: {reason}") from error
-        return cls(config, backbone.to(device), detector, calibration, references, header["facts"])
+        return cls(config, backbone.to(device), detector, calibration, references, header["facts"], components)
 
     def _write(self, folder: Path) -> None:
         (folder / "backbone.safetensors").write_bytes(save(_plain(self.backbone.network.state_dict())))
         (folder / "detector.safetensors").write_bytes(save(_plain(self.detector.state_dict())))
+        if self.components is not None:
+            (folder / "components.safetensors").write_bytes(save(_plain(self.components.state_dict())))
         pq.write_table(_calibration_table(self.calibration), folder / "calibration.parquet")
         pq.write_table(_references_table(self.references), folder / "references.parquet")
         header = {
@@ -243,13 +251,17 @@ def _plain(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _calibration_table(calibration: Calibration) -> pa.Table:
     """One row a photo; map maxima are sorted on their own, and stand in rows of their own order."""
-    num_rows = len(calibration.normal_scores)
-    maxima = [*calibration.map_maxima.tolist(), *[None] * (num_rows - len(calibration.map_maxima))]
+    scores, maxima = calibration.normal_scores.tolist(), calibration.map_maxima.tolist()
+    num_rows = max(len(scores), len(maxima))  # one photo alone leaves a scale for heat, and no score
+
+    def padded(values: list[Any]) -> list[Any]:
+        return values + [None] * (num_rows - len(values))
+
     return pa.table(
         {
-            "score": pa.array(calibration.normal_scores, pa.float64()),
-            "group": pa.array(calibration.groups.tolist(), pa.string()),
-            "map_maximum": pa.array(maxima, pa.float64()),
+            "score": pa.array(padded(scores), pa.float64()),
+            "group": pa.array(padded(calibration.groups.tolist()), pa.string()),
+            "map_maximum": pa.array(padded(maxima), pa.float64()),
         }
     )
 
@@ -257,8 +269,8 @@ def _calibration_table(calibration: Calibration) -> pa.Table:
 def _read_calibration(path: Path) -> Calibration:
     table = pq.read_table(path)
     return Calibration(
-        normal_scores=table["score"].to_numpy(),
-        groups=np.array(table["group"].to_pylist(), dtype=np.str_),
+        normal_scores=table["score"].drop_null().to_numpy(),
+        groups=np.array(table["group"].drop_null().to_pylist(), dtype=np.str_),
         map_maxima=table["map_maximum"].drop_null().to_numpy(),
     )
 

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from inlier.data.loader import load_batches
-from inlier.data.manifest import Manifest, Photo
+from inlier.data.manifest import NORMAL_LABELS, Manifest, Photo
 from inlier.data.transforms import Transform
 from inlier.data.views import View
 from inlier.decision.heatmap import encode
+from inlier.detectors.components import component_names
 from inlier.features.backbone import Backbone
 from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.model import References
@@ -33,9 +34,10 @@ class Reader:
         backbone: Gives the features.
         transform: What it wants photos to be.
         cache: Where the features go.
-        groups: Of each photo what must not be torn apart.
+        groups: Of each photo what must not be torn apart; of a background nobody asks.
         workers: Threads that decode.
         unreadable: The photos that could not be read so far, each with the reason.
+        notice: Given each photo that could be read, with its pixels, in the order of their features.
     """
 
     backbone: Backbone
@@ -44,6 +46,7 @@ class Reader:
     groups: Mapping[Photo, str]
     workers: int = 2
     unreadable: list[tuple[Photo, str]] = field(default_factory=list)
+    notice: Callable[[Photo, NDArray[np.uint8]], None] = lambda photo, pixels: None
 
     def read(
         self, data: Manifest, advance: Callable[[int], None], *, views: Sequence[View] = ()
@@ -72,6 +75,7 @@ class Reader:
             images = []
             owners: list[Photo] = []
             for photo, pixels, image in zip(batch.photos, batch.pixels, batch.images, strict=True):
+                self.notice(photo, pixels)
                 keep(pixels, as_text(photo.path))
                 images.append(image)
                 for view in views:
@@ -82,11 +86,26 @@ class Reader:
             if owners:
                 self.cache.append(
                     self.backbone.extract(torch.stack(images)),
-                    groups=[self.groups[photo] for photo in owners],
-                    labels=[photo.label for photo in owners],
+                    groups=[self.groups.get(photo, "") for photo in owners],
+                    labels=[component_label(photo) for photo in owners],
                     is_view=[place % (1 + len(views)) > 0 for place in range(len(owners))],
                 )
             self.unreadable.extend(batch.unreadable)
             advance(len(batch.photos) + len(batch.unreadable))
         features = FeatureSet(self.cache, tuple(range(start, len(self.cache.groups))))
         return features, References(tuple(names), tuple(thumbnails))
+
+
+def normal_groups(data: Manifest) -> dict[Photo, str]:
+    """Of each photo what must not be torn apart, as text."""
+    return dict(zip(data.photos, map(as_text, data.groups), strict=True))
+
+
+def component_label(photo: Photo) -> str:
+    """What a normal photo's label says it shows; "" for labels such as ``good``, which say only that it is normal."""
+    return "" if photo.label.casefold() in NORMAL_LABELS else as_text(photo.label)
+
+
+def has_components(train: Manifest) -> bool:
+    """Whether the photos are sorted into several classes of what they show."""
+    return len(component_names([component_label(photo) for photo in train.photos])) > 1

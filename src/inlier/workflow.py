@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inlier.build import build_backbone, build_detector, resolve
+from inlier.build import build_backbone, build_components, build_detector, resolve
+from inlier.config import Config
 from inlier.data.loader import Batch, load_batches
 from inlier.data.manifest import Manifest, Photo
 from inlier.data.transforms import Transform
-from inlier.errors import ManifestError
+from inlier.data.views import View, hand_held_views
+from inlier.detectors.components import component_names
+from inlier.errors import ConfigError, ManifestError
 from inlier.features.cache import FeatureCache, FeatureSet
-from inlier.fitting import Fitted, fit_and_calibrate, num_steps
+from inlier.fitting import fit_and_calibrate, num_steps
 from inlier.model import Model, package_versions
 from inlier.outputs import as_text
-from inlier.reading import Reader
+from inlier.reading import Reader, has_components, normal_groups
 from inlier.records import Evidence, Verdict
 
 Progress = Callable[[str, int], Callable[[int], None]]
 """Given a task and its number of steps, returns what is to be told of steps done."""
+
+
+FEW_PHOTOS = 20
+"""Normal photos up to which each is learned from in altered copies too, unless the user says otherwise."""
+
+VIEWS_OF_FEW = 7
+"""Such copies of each photo: turned, darker, brighter, nearer, and two of these at once."""
+
+MAX_BACKGROUND = 2000
+"""Photos of a background that are looked at: plenty for a mean and a covariance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +67,11 @@ def fit(
     config: Mapping[str, Mapping[str, Any]],
     data: Manifest,
     *,
+    background: Manifest | None = None,
     layers: Sequence[int] | None = None,
     device: str = "cpu",
     workers: int = 2,
+    checkpoints: Path | None = None,
     progress: Progress = no_progress,
 ) -> tuple[Model, list[tuple[Photo, str]]]:
     """Learns from the normal photos of ``train``, and calibrates on normal photos it did not learn from.
@@ -62,48 +79,63 @@ def fit(
     Args:
         config: Sections of keywords; what is left out takes its default.
         data: Photos; anomalous ones and those of ``test`` are not looked at.
+        background: Photos that nobody sorted, from where the normal ones come or from anywhere, which tell how photos
+            differ; those of ``test``, and those that ``data`` holds too, are not looked at.
         layers: Stages of the backbone for every detector involved; None: those of the configuration.
         device: Where the backbone runs.
         workers: Threads that decode.
+        checkpoints: Folder where a detector that trains for minutes leaves how far it is, and goes on from when given
+            the same again; the caller removes it. None: nothing is left.
         progress: Told how far it is.
 
     Returns:
         The model, and the photos that could not be read, each with the reason.
 
     Raises:
-        ManifestError: There are no normal photos to learn from, or too few to calibrate.
-        ConfigError: The configuration cannot be used.
+        ManifestError: There are no normal photos to learn from, or none of the background.
+        ConfigError: The configuration cannot be used, or takes no notice of a background.
         WeightsError: The backbone's weights cannot be found.
     """
     resolved = resolve(config, device=device, layers=layers)
-    detector = build_detector(resolved)
-    normal = _normal_photos(data)
+    detector = build_detector(resolved, checkpoints=checkpoints)
+    normal = normal_photos(data)
+    archive = _background_photos(background, data, resolved)
+    if not has_components(normal.select("train")):
+        del resolved["components"]
+    components = build_components(resolved)
     backbone = build_backbone(resolved, detector).to(device)
     transform = Transform(resolved["input"]["size"], backbone.mean, backbone.std)
+    seed = resolved["fit"]["seed"]
+    views = _views(resolved, len(normal.select("train")))
     with FeatureCache(dtype=getattr(torch, backbone.precision)) as cache:
-        groups = dict(zip(normal.photos, map(as_text, normal.groups), strict=True))
-        reader = Reader(backbone, transform, cache, groups, workers)
-        advance = progress("Reading photos", len(normal))
-        of_train, references = reader.read(normal.select("train"), advance)
+        reader = Reader(backbone, transform, cache, normal_groups(normal), workers)
+        advance = progress("Reading photos", len(normal) + len(archive))
+        of_train, references = reader.read(normal.select("train"), advance, views=views)
         of_dev, _ = reader.read(normal.select("dev"), advance)
-        _check_read(of_train, of_dev, reader.unreadable)
-        advance = progress("Learning", num_steps(of_train, of_dev))
-        fitted = fit_and_calibrate(detector, of_train, of_dev, seed=resolved["fit"]["seed"], advance=advance)
-    facts = _facts(normal, fitted, len(reader.unreadable))
-    model = Model(resolved, backbone, detector, fitted.calibration, references.select(fitted.places), facts)
-    return model, reader.unreadable
-
-
-def _facts(normal: Manifest, fitted: Fitted, num_unreadable: int) -> dict[str, Any]:
-    """Where a model comes from, as its header says."""
-    return {
+        _check_read(of_train, reader.unreadable)
+        of_archive, _ = reader.read(archive, advance)
+        of_train = of_train.before(of_archive)
+        if components is not None:
+            _check_components(of_train)
+            components.fit(of_train, seed=seed)
+        advance = progress("Learning", num_steps(detector, of_train, of_dev))
+        fitted = fit_and_calibrate(detector, of_train, of_dev, seed=seed, advance=advance)
+        is_view = of_train.select(fitted.places).is_view
+    facts = {
         "data_fingerprint": normal.fingerprint(),
-        "num_fitted": len(fitted.places),
+        "num_fitted": is_view.count(False),
+        "num_views": is_view.count(True),
+        "background_fingerprint": archive.fingerprint() if archive else None,
+        "num_background": len(of_archive),
+        "components": list(components.names) if components else [],
         "num_calibration": len(fitted.calibration.normal_scores),
         "calibration": fitted.method,
-        "num_unreadable": num_unreadable,
+        "num_unreadable": len(reader.unreadable),
         "versions": package_versions(),
     }
+    references = references.select(fitted.places)
+    model = Model(resolved, backbone, detector, fitted.calibration, references, facts, components)
+    return model, reader.unreadable
 
 
 def inspect_photos(
@@ -131,13 +163,17 @@ def _inspect_batch(model: Model, batch: Batch) -> dict[Photo, Inspection]:
     }
     if not batch.photos:
         return outcomes
-    prediction = model.detector.predict(model.backbone.extract(batch.images))
+    maps = model.backbone.extract(batch.images)
+    prediction = model.detector.predict(maps)
+    suggestions = model.components.suggest(maps) if model.components else [(None, None)] * len(batch.photos)
     scores = prediction.score.numpy()
     p_values = model.calibration.p_values(scores)
     decisions = model.calibration.decide(scores, **model.config["decide"])
     for place, photo in enumerate(batch.photos):
         outcomes[photo] = Inspection(
-            Verdict(as_text(photo.path), float(scores[place]), float(p_values[place]), decisions[place]),
+            Verdict(
+                as_text(photo.path), float(scores[place]), float(p_values[place]), decisions[place], *suggestions[place]
+            ),
             batch.pixels[place],
             None if prediction.anomaly_map is None else prediction.anomaly_map[place].numpy(),
             () if prediction.evidence is None else prediction.evidence[place],
@@ -145,7 +181,7 @@ def _inspect_batch(model: Model, batch: Batch) -> dict[Photo, Inspection]:
     return outcomes
 
 
-def _normal_photos(data: Manifest) -> Manifest:
+def normal_photos(data: Manifest) -> Manifest:
     """The photos to learn from and to calibrate on: the normal ones of ``train`` and ``dev``."""
     normal = Manifest(tuple(photo for photo in data.normal().photos if photo.split != "test"))
     if not normal.select("train"):
@@ -153,21 +189,42 @@ def _normal_photos(data: Manifest) -> Manifest:
             "The split train has no normal photos to learn from; "
             "name their labels with --normal, or mark them with 0 in the manifest's column anomalous."
         )
-    _check_groups(normal.groups, "")
     return normal
 
 
-def _check_read(train: FeatureSet, dev: FeatureSet, unreadable: Sequence[tuple[Photo, str]]) -> None:
-    """Raises ManifestError if too few photos could be read."""
-    why = f"; {len(unreadable)} could not be read, the first because: {unreadable[0][1]}" if unreadable else ""
+def _background_photos(background: Manifest | None, data: Manifest, config: Config) -> Manifest:
+    """At most ``MAX_BACKGROUND`` photos of the background, by seed, that are neither for testing nor known anyway."""
+    if background is None:
+        return Manifest(())
+    detector = config["fit"]["detector"]
+    if not any("background_photos" in section for section in config.values()):
+        raise ConfigError(f"{detector} takes no notice of a background; combined and photo-neighbors do.")
+    known = {os.path.realpath(photo.path) for photo in data.photos}
+    photos = [p for p in background.photos if p.split != "test" and os.path.realpath(p.path) not in known]
+    if not photos:
+        raise ManifestError("The background has no photos outside the split test that the data do not hold too.")
+    photos.sort(key=lambda photo: str(photo.path))
+    order = np.random.default_rng(config["fit"]["seed"]).permutation(len(photos))[:MAX_BACKGROUND]
+    return Manifest(tuple(photos[place] for place in sorted(order)))
+
+
+def _views(config: Config, num_photos: int) -> tuple[View, ...]:
+    """The altered copies asked for, or those that few photos need; the number is kept with the model."""
+    if config["fit"]["augment"] is None:
+        config["fit"]["augment"] = 0 if num_photos > FEW_PHOTOS else VIEWS_OF_FEW
+    return hand_held_views(config["fit"]["augment"])
+
+
+def _check_read(train: FeatureSet, unreadable: Sequence[tuple[Photo, str]]) -> None:
+    """Raises ManifestError if no photo could be read to learn from."""
     if not train:
-        raise ManifestError(f"None of the normal photos of the split train could be read{why}.")
-    _check_groups(train.groups + dev.groups, why)
-
-
-def _check_groups(groups: Sequence[str], why: str) -> None:
-    if len(set(groups)) < 2:
         raise ManifestError(
-            "At least two normal photos, of different groups, are needed to learn from one and calibrate on "
-            f"another, got {len(groups)} of one group{why}."
+            f"None of the normal photos of the split train could be read; {len(unreadable)} could not be read, the "
+            f"first because: {unreadable[0][1]}."
         )
+
+
+def _check_components(train: FeatureSet) -> None:
+    """Raises ManifestError if of the photos that could be read no two are of one class."""
+    if not component_names(train.labels):
+        raise ManifestError("Of the labelled normal photos of the split train no two of one class could be read.")

@@ -167,9 +167,18 @@ def test_the_heat_scale_rises_where_maxima_are_equal(maxima: list[float], scale:
     assert normal.heat_scale() == pytest.approx(scale)
 
 
+def test_without_calibration_photos_nothing_is_rejected_and_it_says_so() -> None:
+    nothing = Calibration(np.empty(0))
+    scores = np.array([-1e9, 0.0, 1e9])
+    assert nothing.p_values(scores).tolist() == [1.0, 1.0, 1.0]
+    assert nothing.decide(scores, false_alarm_rate=0.5, uncertain_rate=0.9) == ["accept"] * 3
+    assert nothing.threshold(0.5) == np.inf
+    note = nothing.shortage(0.05)
+    assert note is not None and note.startswith("Nothing was left to calibrate on, so every photo has the p-value 1")
+    assert note.endswith("At a false-alarm rate of 0.05 at least 19 normal photos are needed.")
+
+
 def test_scores_that_cannot_calibrate_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"normal_scores of Calibration must hold at least one .*, got none\."):
-        Calibration(np.empty(0))
     with pytest.raises(ValueError, match=r"normal_scores of Calibration must have shape \(N,\), got \(2, 2\)\."):
         Calibration(np.zeros((2, 2)))
     for bad in (np.nan, np.inf, -np.inf, 1e300):

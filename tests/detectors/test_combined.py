@@ -22,6 +22,8 @@ WHOLE = (0.0, 0.0, 1.0, 1.0)
 class Level:
     """A detector whose score is the mean of a layer, above that of the photos it has learned."""
 
+    is_trained = False
+
     def __init__(self, layer: int, *, has_map: bool = False, has_evidence: bool = True) -> None:
         self.layers = (layer,)
         self.has_map, self.has_evidence = has_map, has_evidence
@@ -129,7 +131,7 @@ def test_the_state_holds_the_members(make_features: MakeFeatures) -> None:
     combined = Combined([PatchCore(layers=(2,)), PhotoNeighbors(layers=(3,))]).fit(make_features(maps))
     assert set(combined.state_dict()) == {
         "centers_", "scales_", "0.memory_bank_", "0.bank_places_",
-        "1.photos_", "1.mean_", "1.whitening_", "1.numbers_",
+        "1.photos_", "1.mean_", "1.whitening_", "1.numbers_", "1.towards_",
     }  # fmt: skip
 
 

@@ -65,6 +65,49 @@ def test_the_score_is_the_mean_mahalanobis_distance_to_the_nearest_photos(
         assert reasons == (Evidence(WHOLE, nearest, WHOLE, pytest.approx(row[nearest], rel=1e-3)),)
 
 
+def test_with_classes_the_unit_is_how_photos_of_one_class_differ(make_features: MakeFeatures) -> None:
+    train, test = _maps(30, seed=1), _maps(6, seed=2)
+    train[4][::2] += 5  # two kinds of photos
+    labels = ["far", "near"] * 15
+    detector = PhotoNeighbors(num_neighbors=2).fit(make_features(train, labels=labels))
+    rows = _embed(train)
+    residuals = np.concatenate([rows[place::2] - rows[place::2].mean(axis=0) for place in (0, 1)])
+    precision = LedoitWolf(assume_centered=True).fit(residuals).precision_
+    expected = np.sort(cdist(_embed(test), rows, "mahalanobis", VI=precision), axis=1)[:, :2].mean(axis=1)
+    assert detector.predict(test).score.numpy() == pytest.approx(expected, rel=1e-3)
+    without = PhotoNeighbors(num_neighbors=2).fit(make_features(train)).predict(test)
+    assert without.score.numpy() != pytest.approx(expected, rel=1e-2)
+
+
+def test_a_background_is_worth_as_many_photos_as_it_is_told(make_features: MakeFeatures) -> None:
+    """The formula of the docstring, in scikit-learn's and NumPy's words."""
+    train, others, test = _maps(15, seed=1), _maps(25, seed=3), _maps(6, seed=2)
+    others[3] += 1
+    both = {layer: torch.cat([train[layer], others[layer]]) for layer in train}
+    features = make_features(both)
+    own = features.select(range(15)).before(features.select(range(15, 40)))
+    score = PhotoNeighbors(num_neighbors=1, background_photos=5).fit(own).predict(test).score.numpy()
+    rows, archive = _embed(train), _embed(others)
+    share = 5 / (15 + 5)
+    of_rows, of_archive = LedoitWolf().fit(rows).covariance_, LedoitWolf().fit(archive).covariance_
+    covariance = (1 - share) * of_rows + share * of_archive * np.trace(of_rows) / np.trace(of_archive)
+    precision = np.linalg.inv(covariance)
+    nearest = cdist(_embed(test), rows, "mahalanobis", VI=precision).min(axis=1)
+    way = archive.mean(axis=0) - rows.mean(axis=0)
+    towards = (_embed(test) - rows.mean(axis=0)) @ precision @ way / math.sqrt(way @ precision @ way)
+    assert score == pytest.approx(nearest + share * np.maximum(towards, 0), rel=1e-3)
+    alone = PhotoNeighbors(num_neighbors=1).fit(features.select(range(15))).predict(test).score
+    deaf = PhotoNeighbors(num_neighbors=1, background_photos=0).fit(own).predict(test).score
+    assert torch.equal(deaf, alone)
+
+
+def test_one_photo_before_a_background_is_measured_in_its_units(make_features: MakeFeatures) -> None:
+    features = make_features(_maps(26, seed=3))
+    detector = PhotoNeighbors().fit(features.select([0]).before(features.select(range(1, 26))))
+    assert not torch.equal(detector.whitening_, torch.eye(12))
+    assert detector.predict(_maps(3, seed=2)).score.isfinite().all()
+
+
 def test_without_whitening_distances_are_those_of_the_embeddings(make_features: MakeFeatures) -> None:
     train, test = _maps(20, seed=1), _maps(4, seed=2)
     detector = PhotoNeighbors(is_whitened=False, num_neighbors=2).fit(make_features(train))
@@ -100,6 +143,7 @@ def test_where_things_are_does_not_matter(make_features: MakeFeatures) -> None:
         ({"power": math.nan}, r"^power of PhotoNeighbors must be at least 1, got nan\.$"),
         ({"power": math.inf}, r"^power of PhotoNeighbors must be at least 1, got inf\.$"),
         ({"num_neighbors": 0}, r"^num_neighbors of PhotoNeighbors must be at least 1, got 0\.$"),
+        ({"background_photos": -1}, r"^background_photos of PhotoNeighbors must be at least 0, got -1\.$"),
         ({"max_photos": 0}, r"^max_photos of PhotoNeighbors must be at least 1, got 0\.$"),
     ],
 )

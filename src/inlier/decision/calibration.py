@@ -31,14 +31,14 @@ class Calibration:
     Bates et al., Annals of Statistics 2023, arXiv:2104.08279). The arrays may be given in any order.
 
     Attributes:
-        normal_scores: Shape (N,), N >= 1, float64, finite; kept ascending.
+        normal_scores: Shape (N,), float64, finite; kept ascending. Without any, every p-value is 1.
         groups: Shape (N,), str, the group of each of these photos, empty where it has none. An array without
             entries says that no photo has one.
         map_maxima: Shape (M,), float64, finite; kept ascending: the largest value in the anomaly map of each
             calibration photo. Without entries where the detector has no map.
 
     Raises:
-        ValueError: If there is no score, a value is not finite, or there is not one group for each score.
+        ValueError: If a value is not finite, or there is not one group for each score.
 
     Example:
         >>> calibration = Calibration(np.arange(1.0, 20.0))
@@ -54,8 +54,6 @@ class Calibration:
 
     def __post_init__(self) -> None:
         scores = _checked("normal_scores", self.normal_scores)
-        if not len(scores):
-            raise ValueError("normal_scores of Calibration must hold at least one normal photo's score, got none.")
         groups = self.groups if len(self.groups) else np.full(len(scores), "")
         if groups.shape != scores.shape:
             raise ValueError(f"groups of Calibration must be one for each of {len(scores)} scores, got {len(groups)}.")
@@ -136,6 +134,12 @@ class Calibration:
         needed = num_needed(rate)
         if num_photos >= needed:
             return None
+        if not num_photos:
+            return (
+                "Nothing was left to calibrate on, so every photo has the p-value 1 and is accepted: scores put "
+                f"photos in order, and promise nothing. At a false-alarm rate of {rate:g} at least {needed} normal "
+                "photos are needed."
+            )
         enough = Context(prec=3, rounding=ROUND_CEILING).divide(Decimal(1), Decimal(num_photos + 1))
         return (
             f"With {num_photos} calibration photo{'s' * (num_photos > 1)} no photo can be rejected at a "

@@ -119,8 +119,10 @@ def explain(p_value: float, *, num_calibration: int) -> str:
 
     Args:
         p_value: In (0, 1].
-        num_calibration: Number of calibration photos behind it.
+        num_calibration: Number of calibration photos behind it; 0 if there are none.
     """
+    if not num_calibration:
+        return "There are no normal photos to compare it with."
     if p_value * (num_calibration + 1) < 1.5:  # 1 / (n + 1), the smallest there is: k = 0 in (1 + k) / (n + 1)
         return f"None of {num_calibration} normal photos looks this unusual."
     if p_value <= 0.35:

@@ -43,6 +43,7 @@ class Combined:
             raise ValueError("members of Combined must hold at least one detector, got none.")
         self.members = tuple(members)
         self.layers = tuple(sorted({layer for member in members for layer in member.layers}))
+        self.is_trained = any(member.is_trained for member in members)
         self.seed = seed
 
     def fit(self, features: FeatureSet) -> Self:

@@ -48,23 +48,30 @@ def cross_scores(
 ) -> Scores:
     """Scores of each photo by a detector fitted on the folds that do not hold its group (Vovk, 2015).
 
+    Altered copies of photos are learned from, and have no score.
+
     Args:
         detector: Refitted for each fold, and fitted on the last of these when this returns.
         features: Normal photos, of at least ``num_folds`` groups.
         num_folds: K >= 2.
         seed: Decides which groups go together.
         advance: Told of each fold done.
+
+    Returns:
+        Scores of ``features.originals()``, in that order.
     """
-    folds = group_folds(features.groups, num_folds=num_folds, seed=seed)
-    values = np.zeros(len(features), dtype=np.float32)
+    originals = features.originals()
+    folds = dict(zip(originals.groups, group_folds(originals.groups, num_folds=num_folds, seed=seed), strict=True))
+    fold_of_original, fold_of_photo = (np.array([folds[group] for group in of.groups]) for of in (originals, features))
+    values = np.zeros(len(originals), dtype=np.float32)
     maxima: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
     for fold in range(num_folds):
-        held_out = np.flatnonzero(folds == fold)
-        detector.fit(features.select(np.flatnonzero(folds != fold).tolist()))
-        scores = score_photos(detector, features.select(held_out.tolist()))
+        held_out = np.flatnonzero(fold_of_original == fold)
+        detector.fit(features.select(np.flatnonzero(fold_of_photo != fold).tolist()))
+        scores = score_photos(detector, originals.select(held_out.tolist()))
         values[held_out] = scores.values
         if scores.map_maxima.size:
-            maxima = np.zeros(len(features), dtype=np.float32) if not maxima.size else maxima
+            maxima = np.zeros(len(originals), dtype=np.float32) if not maxima.size else maxima
             maxima[held_out] = scores.map_maxima
         advance(1)
     return Scores(values, maxima)

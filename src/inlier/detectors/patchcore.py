@@ -45,6 +45,8 @@ class PatchCore:
         torch.Size([2])
     """
 
+    is_trained = False
+
     def __init__(
         self,
         *,

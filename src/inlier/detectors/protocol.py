@@ -20,9 +20,12 @@ class Detector(Protocol):
 
     Attributes:
         layers: The backbone's layers that it looks at.
+        is_trained: Whether ``fit`` runs an optimisation, which takes minutes where others take seconds; it is then
+            fitted once, and not for every fold of a calibration, wherever that can be had.
     """
 
     layers: tuple[int, ...]
+    is_trained: bool
 
     def fit(self, features: FeatureSet) -> Self:
         """Learns from normal photos only; called again, it forgets what it knew.
@@ -53,10 +56,10 @@ class Detector(Protocol):
         ...
 
 
-def check_is_fitted(detector: Detector, attribute: str) -> None:
-    """Raises NotFittedError unless the detector has what ``fit`` gives it."""
-    if not hasattr(detector, attribute):
-        raise NotFittedError(f"{type(detector).__name__} is not fitted; call fit or load_state_dict first.")
+def check_is_fitted(owner: object, attribute: str) -> None:
+    """Raises NotFittedError unless a detector, or what stands beside one, has what ``fit`` gives it."""
+    if not hasattr(owner, attribute):
+        raise NotFittedError(f"{type(owner).__name__} is not fitted; call fit or load_state_dict first.")
 
 
 def check_features(detector: Detector, features: FeatureSet) -> None:
@@ -65,10 +68,8 @@ def check_features(detector: Detector, features: FeatureSet) -> None:
         raise ValueError(f"{type(detector).__name__} needs at least one normal photo to learn from, got none.")
 
 
-def take(detector: Detector, state: Mapping[str, Tensor], name: str) -> Tensor:
-    """A tensor that the detector saved, or ModelError."""
+def take(owner: object, state: Mapping[str, Tensor], name: str) -> Tensor:
+    """A tensor that a detector, or what stands beside one, has saved; or ModelError."""
     if name not in state:
-        raise ModelError(
-            f"The saved {type(detector).__name__} lacks {name}; the model is damaged or of another version."
-        )
+        raise ModelError(f"The saved {type(owner).__name__} lacks {name}; the model is damaged or of another version.")
     return state[name]

@@ -148,6 +148,10 @@ class FeatureSet:
         """The photos at these places among those here, in this order; before the same background."""
         return FeatureSet(self.cache, tuple(self.indices[place] for place in places), self.background)
 
+    def originals(self) -> FeatureSet:
+        """The photos that are no altered copies."""
+        return self.select([place for place, is_view in enumerate(self.is_view) if not is_view])
+
     def before(self, background: FeatureSet) -> FeatureSet:
         """The same photos of the same cache, with others as their background."""
         return FeatureSet(self.cache, self.indices, background.indices)
