@@ -28,8 +28,10 @@ from inlier.records import Prediction
 INTERVAL = {"value", "low", "high"}
 METRICS = ("image_auroc", "image_ap", "tpr_at_fpr_05", "pixel_auroc", "aupro_03")
 KEYS = {
+    "component_accuracy",
     *METRICS, "split", "command", "model", "data_fingerprint", "fitted_on", "seed", "versions", "num_unreadable",
     "false_alarm_rate", "uncertain_rate", "num_normal", "num_anomalous", "trivial", "classes",
+    "confusion", "num_thresholds", "notes",
 }  # fmt: skip
 
 
@@ -131,7 +133,7 @@ def test_each_anomalous_class_is_measured_against_all_normal_photos(brightness: 
     assert classes["dent"]["image_auroc"]["value"] == pytest.approx(5 / 6)
     assert classes["dent"]["pixel_auroc"]["value"] < 1 == classes["crack"]["pixel_auroc"]["value"]
     assert [classes[name]["num_photos"] for name in ("crack", "dent", "good")] == [4, 2, 6]
-    assert classes["good"].keys() == {"num_photos", "is_anomalous", "flagged_share", "verdicts"}
+    assert classes["good"].keys() == {"num_photos", "is_anomalous", "flagged_share", "confusion", "verdicts"}
     assert classes["crack"].keys() == classes["good"].keys() | set(METRICS)
     # Rejected is what is brighter than all 32 calibration photos (p = 1/33); 10 to 15 of 255 are like many of them.
     assert classes["crack"]["verdicts"] == {"reject": 4}
@@ -266,3 +268,15 @@ def test_one_photo_is_scored_as_inspect_scores_it(brightness: Model, mvtec: Path
     evaluation = evaluate(brightness, Manifest((photo,)))
     assert evaluation.scores.tolist() == [pytest.approx(200 / 255)]
     assert evaluation.table["verdict"].to_pylist() == ["reject"]
+
+
+def test_the_share_of_components_named_rightly_is_measured(model: Model, data: Manifest) -> None:
+    """On normal photos alone, and by hand."""
+    evaluation = evaluate(model, data)
+    rows = [row for row in evaluation.table.to_pylist() if not row["is_anomalous"]]
+    assert {row["label"] for row in rows} == set(model.facts["components"]) == {"piston-crown", "bolted-flange"}
+    share = np.mean([row["component"] == row["label"] for row in rows])
+    found = evaluation.metrics["component_accuracy"]
+    assert found["value"] == pytest.approx(share) and found["low"] <= share <= found["high"]
+    without = evaluate(replace(model, components=None), data)
+    assert without.metrics["component_accuracy"] is None and "component" not in without.table.column_names

@@ -19,9 +19,20 @@ from inlier.data.images import read_mask
 from inlier.data.manifest import Manifest, Photo, Split
 from inlier.data.statistics import photo_statistics
 from inlier.data.tables import first_five
-from inlier.decision.figures import write_evaluation
-from inlier.decision.intervals import bootstrap, pixel_intervals
-from inlier.decision.metrics import flagged_share, image_ap, image_auroc, tpr_at_fpr, trivial_auroc
+from inlier.decision.figures import ScoreAxis, write_evaluation
+from inlier.decision.intervals import bootstrap, mean_interval, pixel_intervals
+from inlier.decision.metrics import (
+    NUM_THRESHOLDS,
+    Flags,
+    Folds,
+    Scores,
+    flagged_share,
+    image_ap,
+    image_auroc,
+    shortcut_note,
+    tpr_at_fpr,
+    trivial_auroc,
+)
 from inlier.decision.pixel_metrics import PixelScores, collect_pixels
 from inlier.errors import ImageReadError, InlierError, ManifestError
 from inlier.model import Model, package_versions
@@ -29,7 +40,7 @@ from inlier.outputs import as_text, check_folder
 from inlier.records import Verdict
 from inlier.workflow import Progress, inspect_photos, no_progress
 
-IMAGE_METRICS: dict[str, Callable[[NDArray[np.floating[Any]], NDArray[np.bool_]], float]] = {
+IMAGE_METRICS: dict[str, Callable[[Scores, Flags], float]] = {
     "image_auroc": image_auroc,
     "image_ap": image_ap,
     "tpr_at_fpr_05": partial(tpr_at_fpr, fpr=0.05),
@@ -38,7 +49,8 @@ IMAGE_METRICS: dict[str, Callable[[NDArray[np.floating[Any]], NDArray[np.bool_]]
 _RECORD = "metrics.json"
 _STATISTICS = ("brightness", "contrast", "saturation", "border", "edges", "aspect")
 
-_Inspected = tuple[Photo, Verdict, dict[str, float]]
+Inspected = tuple[Photo, Verdict, dict[str, float]]
+"""A photo, its outcome, and its trivial statistics."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +62,8 @@ class Evaluation:
         scores: Shape (N,), of each of them.
         metrics: What ``metrics.json`` holds.
         unreadable: The other photos, each with the reason.
-        table: One row for each readable photo: path, label, group, score, p_value, verdict, statistics.
+        table: One row for each readable photo: path, label, group, score, p_value, verdict, component, statistics;
+            and the fold, where these are of cross-validation.
     """
 
     photos: tuple[Photo, ...]
@@ -90,36 +103,27 @@ def evaluate(
     labelled = [photo for photo in data.select(split).photos if photo.is_anomalous is not None]
     if not labelled:
         raise ManifestError(f"The split {split} has no labelled photos to evaluate on; --split names another.")
-    _check_masks(labelled)
+    check_masks(labelled)
     inspected, pixels, unreadable = _inspect(model, labelled, workers, progress("Evaluating", len(labelled)))
     if not inspected:
         raise InlierError(f"None of the {len(labelled)} labelled photos of the split {split} could be read.")
-    table = _table(inspected)
-    scored = _Scored(table, pixels)
+    scored = ScoredPhotos(to_table(inspected), pixels)
     metrics = {
         "split": split,
-        "command": as_text(command),
-        "model": model.identity,
-        "data_fingerprint": data.fingerprint(),
-        "fitted_on": model.facts.get("data_fingerprint"),
-        "seed": seed,
-        "versions": package_versions(),
-        "num_unreadable": len(unreadable),
-        **model.config["decide"],
-        "num_normal": int((~scored.is_anomalous).sum()),
-        "num_anomalous": int(scored.is_anomalous.sum()),
-        **scored.measure(np.ones(len(table), dtype=np.bool_), seed=seed),
-        "trivial": scored.trivial(),
-        "classes": scored.classes(seed=seed),
+        **sources(model, data, command=command, seed=seed, num_unreadable=len(unreadable)),
+        **scored.measure_all(seed=seed, notes=model.notes),
+        "component_accuracy": scored.component_accuracy(model.components.names if model.components else ()),
     }
-    return Evaluation(tuple(photo for photo, _, _ in inspected), scored.scores, metrics, tuple(unreadable), table)
+    return Evaluation(
+        tuple(photo for photo, _, _ in inspected), scored.scores, metrics, tuple(unreadable), scored.table
+    )
 
 
 def _inspect(
     model: Model, photos: Sequence[Photo], workers: int, advance: Callable[[int], None]
-) -> tuple[list[_Inspected], dict[int, PixelScores], list[tuple[Photo, str]]]:
+) -> tuple[list[Inspected], dict[int, PixelScores], list[tuple[Photo, str]]]:
     """Scores photos: those that could be read, pixels of those with a map and a known truth, and the unreadable."""
-    inspected: list[_Inspected] = []
+    inspected: list[Inspected] = []
     rows_of_pixels: list[int] = []
     unreadable: list[tuple[Photo, str]] = []
 
@@ -130,9 +134,9 @@ def _inspect(
             if inspection.pixels is None:
                 unreadable.append((photo, inspection.verdict.error or ""))
                 continue
-            if inspection.anomaly_map is not None and (photo.mask is not None or not photo.is_anomalous):
+            if inspection.anomaly_map is not None and has_true_pixels(photo):
                 rows_of_pixels.append(len(inspected))
-                yield inspection.anomaly_map, _mask(photo, inspection.anomaly_map.shape)
+                yield inspection.anomaly_map, true_pixels(photo, inspection.anomaly_map.shape)
             height, width = inspection.pixels.shape[:2]
             statistics = photo_statistics(model.transform.to_square(inspection.pixels), aspect=width / height)
             inspected.append((photo, inspection.verdict, statistics))
@@ -148,23 +152,30 @@ def write_to_folder(evaluation: Evaluation, model: Model, directory: Path) -> No
         InlierError: The folder cannot be written.
     """
     check_target(directory)
-    decide = model.config["decide"]
+    table, decide = evaluation.table, model.config["decide"]
+    has_folds = "fold" in table.column_names
+    uncertain, reject = decide["uncertain_rate"], decide["false_alarm_rate"]
+    if has_folds:  # scores of different folds have no common axis, and ranks do
+        name = "Share of the normal photos of other folds that are less anomalous"
+        axis = ScoreAxis(1 - table["p_value"].to_numpy(), (1 - uncertain, 1 - reject), name)
+    else:
+        thresholds = model.calibration.threshold(uncertain), model.calibration.threshold(reject)
+        axis = ScoreAxis(evaluation.scores, thresholds)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         text = json.dumps(evaluation.metrics, indent=2, ensure_ascii=False, allow_nan=False)
         (directory / _RECORD).write_text(text + "\n", encoding="utf-8")
-        pq.write_table(evaluation.table, directory / "scores.parquet")
+        pq.write_table(table, directory / "scores.parquet")
         write_evaluation(
             directory / "evaluation.html",
             title="Evaluation",
             metrics=evaluation.metrics,
             scores=evaluation.scores,
-            is_anomalous=evaluation.table["is_anomalous"].to_numpy(),
-            labels=evaluation.table["label"].to_pylist(),
-            thresholds=(
-                model.calibration.threshold(decide["uncertain_rate"]),
-                model.calibration.threshold(decide["false_alarm_rate"]),
-            ),
+            is_anomalous=table["is_anomalous"].to_numpy(),
+            labels=table["label"].to_pylist(),
+            verdicts=table["verdict"].to_pylist(),
+            axis=axis,
+            folds=table["fold"].to_numpy() if has_folds else None,
         )
     except OSError as error:
         raise InlierError(f"Nothing can be written to {as_text(directory)}: {error.strerror or error}.") from error
@@ -175,8 +186,25 @@ def check_target(directory: Path) -> None:
     check_folder(directory, marker=_RECORD, content="an evaluation")
 
 
-class _Scored:
-    """Scored photos, one a row of the table, with the pixels of those that have a map and a known truth."""
+def sources(model: Model, data: Manifest, *, command: str, seed: int, num_unreadable: int) -> dict[str, Any]:
+    """Where the numbers of an evaluation come from, as ``metrics.json`` says."""
+    return {
+        "command": as_text(command),
+        "model": model.identity,
+        "data_fingerprint": data.fingerprint(),
+        "fitted_on": model.facts.get("data_fingerprint"),
+        "seed": seed,
+        "versions": package_versions(),
+        "num_unreadable": num_unreadable,
+        **model.config["decide"],
+    }
+
+
+class ScoredPhotos:
+    """Scored photos, one a row of the table, with the pixels of those that have a map and a known truth.
+
+    Where the table has a column ``fold``, only photos of one fold compare.
+    """
 
     def __init__(self, table: pa.Table, pixels: Mapping[int, PixelScores]) -> None:
         self.table = table
@@ -185,47 +213,93 @@ class _Scored:
         self.is_anomalous: NDArray[np.bool_] = table["is_anomalous"].to_numpy()
         self.labels: list[str] = table["label"].to_pylist()
         self.groups: list[str] = table["group"].to_pylist()
+        has_folds = "fold" in table.column_names
+        self.folds: Folds = table["fold"].to_numpy() if has_folds else np.zeros(len(table), dtype=np.int64)
 
-    def measure(self, chosen: NDArray[np.bool_], *, seed: int) -> dict[str, Any]:
+    def measure_all(self, *, seed: int, notes: Sequence[str]) -> dict[str, Any]:
+        """All that is measured, as ``metrics.json`` holds it.
+
+        Args:
+            seed: Of the resampling.
+            notes: What a reader must not miss about the verdicts.
+        """
+        everything = np.ones(len(self.table), dtype=np.bool_)
+        measured, trivial = self.measure(everything, seed=seed), self._trivial()
+        shortcut = shortcut_note(measured["image_auroc"], trivial)
+        kinds = ["anomalous" if flag else "normal" for flag in self.is_anomalous]
+        shares = self._flagged_shares(kinds)
+        return {
+            "num_normal": int((~self.is_anomalous).sum()),
+            "num_anomalous": int(self.is_anomalous.sum()),
+            **measured,
+            "trivial": trivial,
+            "confusion": {kind: _confusion(kinds.count(kind), shares.get(kind)) for kind in ("normal", "anomalous")},
+            "num_thresholds": NUM_THRESHOLDS,
+            "classes": self._classes(seed=seed),
+            "notes": [*([shortcut] if shortcut else []), *notes],
+        }
+
+    def measure(self, chosen: Flags, *, seed: int) -> dict[str, Any]:
         """Each metric with its interval over the chosen photos; None where one of two sides is missing.
 
         Args:
             chosen: Shape (N,), which photos.
             seed: Of the resampling.
         """
-        rows = np.flatnonzero(chosen).tolist()
-        scores, flags, groups = self.scores[rows], self.is_anomalous[rows], [self.groups[row] for row in rows]
-        has_both = bool(flags.any() and not flags.all())
+        rows = np.flatnonzero(chosen)
+        scores, flags, folds = self.scores[rows], self.is_anomalous[rows], self.folds[rows]
+        groups = [self.groups[row] for row in rows]
+        has_both = _has_both(flags, ~flags, folds)
         found: dict[str, Any] = {
-            name: bootstrap(metric, scores, flags, groups, seed=seed).to_json() if has_both else None
+            name: bootstrap(metric, scores, flags, groups, folds=folds, seed=seed).to_json() if has_both else None
             for name, metric in IMAGE_METRICS.items()
         }
-        marked = [row for row in rows if row in self.pixels]
+        marked = [int(row) for row in rows if int(row) in self.pixels]
         pixels = [self.pixels[row] for row in marked]
-        if not any(len(of.defect) for of in pixels) or not any(len(of.normal) for of in pixels):
+        has_defect, has_normal = (
+            np.array([len(side) > 0 for side in sides], dtype=np.bool_)
+            for sides in ([of.defect for of in pixels], [of.normal for of in pixels])
+        )
+        if not _has_both(has_defect, has_normal, self.folds[marked]):
             return found | {"pixel_auroc": None, "aupro_03": None}
-        auroc, aupro = pixel_intervals(pixels, [self.groups[row] for row in marked], seed=seed)
+        of_marked = [self.groups[row] for row in marked]
+        auroc, aupro = pixel_intervals(pixels, of_marked, folds=self.folds[marked], seed=seed)
         return found | {"pixel_auroc": auroc.to_json(), "aupro_03": aupro.to_json()}
 
-    def classes(self, *, seed: int) -> dict[str, Any]:
+    def component_accuracy(self, names: Sequence[str]) -> dict[str, float] | None:
+        """How often a normal photo of one of these classes is named rightly; None if there is no such photo."""
+        chosen = [row for row in np.flatnonzero(~self.is_anomalous).tolist() if self.labels[row] in names]
+        if not chosen:
+            return None
+        suggested = self.table["component"].to_pylist()
+        is_right = np.array([suggested[row] == self.labels[row] for row in chosen], dtype=np.float64)
+        return mean_interval(is_right, [self.groups[row] for row in chosen]).to_json()
+
+    def _classes(self, *, seed: int) -> dict[str, Any]:
         """What became of each class; an anomalous one is measured against all normal photos."""
-        has_both = bool(self.is_anomalous.any() and not self.is_anomalous.all())
-        shares = flagged_share(self.scores, self.is_anomalous, self.labels) if has_both else {}
+        shares = self._flagged_shares(self.labels)
         labels, verdicts = np.array(self.labels), np.array(self.table["verdict"].to_pylist())
         found = {}
         for label in sorted(set(self.labels)):
             of_label = labels == label
             is_anomalous = bool(self.is_anomalous[of_label].all())
+            num_photos = int(of_label.sum())
             found[label] = {
-                "num_photos": int(of_label.sum()),
+                "num_photos": num_photos,
                 "is_anomalous": is_anomalous,
                 "flagged_share": shares.get(label),
+                "confusion": _confusion(num_photos, shares.get(label)),
                 "verdicts": dict(Counter(verdicts[of_label].tolist())),
                 **(self.measure(of_label | ~self.is_anomalous, seed=seed) if is_anomalous else {}),
             }
         return found
 
-    def trivial(self) -> dict[str, Any] | None:
+    def _flagged_shares(self, labels: Sequence[str]) -> dict[str, float]:
+        if not _has_both(self.is_anomalous, ~self.is_anomalous, self.folds):
+            return {}
+        return flagged_share(self.scores, self.is_anomalous, labels, folds=self.folds)
+
+    def _trivial(self) -> dict[str, Any] | None:
         """The AUROC of the best of the photos' statistics, which no model is needed for."""
         if not self.is_anomalous.any() or self.is_anomalous.all():
             return None
@@ -234,17 +308,29 @@ class _Scored:
         return {"statistic": statistic, "auroc": auroc}
 
 
-def _table(inspected: Sequence[_Inspected]) -> pa.Table:
+def _has_both(ones: Flags, others: Flags, folds: Folds) -> bool:
+    """Whether a fold has one of each."""
+    return bool(np.intersect1d(folds[ones], folds[others]).size)
+
+
+def _confusion(num_photos: int, share: float | None) -> dict[str, float] | None:
+    """How many photos were flagged and how many not, on average over the thresholds."""
+    return None if share is None else {"flagged": num_photos * share, "not_flagged": num_photos * (1 - share)}
+
+
+def to_table(inspected: Sequence[Inspected]) -> pa.Table:
+    """One row a photo, with all that was found out about it."""
     return pa.Table.from_pylist(
         [
             {
                 "path": verdict.path,
-                "label": as_text(photo.label or ("anomalous" if photo.is_anomalous else "normal")),
+                "label": label_of(photo),
                 "is_anomalous": photo.is_anomalous,
                 "group": as_text(photo.group),
                 "score": verdict.score,
                 "p_value": verdict.p_value,
                 "verdict": verdict.verdict,
+                **_suggestion(verdict),
                 **statistics,
             }
             for photo, verdict, statistics in inspected
@@ -252,15 +338,36 @@ def _table(inspected: Sequence[_Inspected]) -> pa.Table:
     )
 
 
-def _check_masks(photos: Sequence[Photo]) -> None:
+def _suggestion(verdict: Verdict) -> dict[str, Any]:
+    """The component that the photo was taken for; nothing where the model names none."""
+    if verdict.component is None:
+        return {}
+    return {"component": verdict.component, "component_probability": verdict.component_probability}
+
+
+def label_of(photo: Photo) -> str:
+    """The class of a labelled photo, as results name it."""
+    return as_text(photo.label or ("anomalous" if photo.is_anomalous else "normal"))
+
+
+def check_masks(photos: Sequence[Photo]) -> None:
     """Raises ManifestError if masks are missing, before the photos are scored."""
     missing = [as_text(photo.mask) for photo in photos if photo.mask is not None and not photo.mask.is_file()]
     if missing:
         raise ManifestError(f"These masks are missing: {first_five(missing)}.")
 
 
-def _mask(photo: Photo, size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """The defect pixels of a photo at its map's size; none for a photo without a mask."""
+def has_true_pixels(photo: Photo) -> bool:
+    """Whether it is known which pixels show a defect."""
+    return photo.mask is not None or not photo.is_anomalous
+
+
+def true_pixels(photo: Photo, size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The defect pixels of a photo at its map's size; none for a photo without a mask.
+
+    Raises:
+        ManifestError: The mask cannot be read.
+    """
     height, width = size
     if photo.mask is None:
         return np.zeros((height, width), dtype=np.bool_)

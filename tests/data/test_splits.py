@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedGroupKFold
 
-from inlier.data.splits import group_folds, hold_out
+from inlier.data.splits import group_folds, hold_out, stratified_folds
 
 any_groups = st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=40).filter(lambda g: len(set(g)) > 1)
 seeds = st.integers(0, 2**32 - 1)
@@ -85,3 +86,90 @@ def test_wrong_hold_out() -> None:
             hold_out(["a", "b"], ratio=ratio, seed=0)
     with pytest.raises(ValueError, match=r"groups of hold_out must be at least two, .* got 1\."):
         hold_out(["a", "a"], ratio=0.5, seed=0)
+
+
+@st.composite
+def _labelled(draw: st.DrawFn) -> tuple[list[str], list[str]]:
+    """Photos of at least two groups with normal ones, a group's photos of any labels."""
+    photos = draw(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("ncd")), max_size=40))
+    groups, labels = zip(*photos, ("a", "n"), ("b", "n"), strict=True)
+    return list(groups), list(labels)
+
+
+def _is_normal(labels: list[str]) -> np.ndarray:
+    return np.array(labels) == "n"
+
+
+@given(_labelled(), seeds, st.data())
+def test_stratified_folds_keep_groups_whole_and_give_each_a_needed_photo(
+    photos: tuple[list[str], list[str]], seed: int, data: st.DataObject
+) -> None:
+    groups, labels = photos
+    needed = _is_normal(labels)
+    most = len({group for group, is_needed in zip(groups, needed, strict=True) if is_needed})
+    num_folds = data.draw(st.integers(2, most))
+    folds = stratified_folds(groups, labels, needed, num_folds=num_folds, seed=seed)
+    assert len(set(zip(groups, folds, strict=True))) == len(set(groups))
+    assert np.bincount(folds[needed], minlength=num_folds).min() > 0
+    assert folds.min() >= 0 and folds.max() < num_folds
+
+
+@given(_labelled(), seeds, st.randoms())
+def test_order_of_photos_changes_no_stratified_fold(
+    photos: tuple[list[str], list[str]], seed: int, random: object
+) -> None:
+    order = list(range(len(photos[0])))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    groups, labels = ([of[place] for place in order] for of in photos)
+    folds = stratified_folds(*photos, _is_normal(photos[1]), num_folds=2, seed=seed)
+    assert (stratified_folds(groups, labels, _is_normal(labels), num_folds=2, seed=seed) == folds[order]).all()
+
+
+def test_photos_without_a_group_are_stratified_as_evenly_as_can_be() -> None:
+    labels = ["n"] * 23 + ["c"] * 7 + ["d"] * 2
+    groups = [str(number) for number in range(32)]
+    folds = [stratified_folds(groups, labels, _is_normal(labels), num_folds=5, seed=seed) for seed in (0, 0, 1)]
+    for label, least, most in (("n", 4, 5), ("c", 1, 2), ("d", 0, 1)):
+        counts = np.bincount(folds[0][np.array(labels) == label], minlength=5)
+        assert (counts.min(), counts.max()) == (least, most)
+    assert (folds[0] == folds[1]).all() and (folds[0] != folds[2]).any()
+
+
+def test_stratified_folds_by_hand() -> None:
+    # Normal photos first, the two largest apart: a | b. Then c, of cracks alone, where there are none: beside b.
+    groups, labels = list("aaabbcc"), list("nncnncc")
+    for seed in range(20):
+        folds = stratified_folds(groups, labels, _is_normal(labels), num_folds=2, seed=seed)
+        assert folds[0] != folds[3] == folds[5]
+
+
+def test_needed_photos_go_first_by_hand() -> None:
+    # By size alone the cracks of x would go first, then y to the other fold, and z beside y, far from those cracks.
+    groups, labels = list("xxxxxxyyyyyzzzz"), list("ccccccnnnnnnccc")
+    for seed in range(5):
+        folds = stratified_folds(groups, labels, _is_normal(labels), num_folds=2, seed=seed)
+        assert folds[0] == folds[6] != folds[11]
+
+
+def test_stratified_folds_are_as_even_as_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    groups = [f"{group:02d}" for group in rng.integers(40, size=300)]
+    labels = ["ncd"[label] for label in rng.choice(3, size=300, p=[0.6, 0.3, 0.1])]
+
+    def unevenness(folds: np.ndarray) -> float:
+        counts = [np.bincount(folds[np.array(labels) == label], minlength=5) for label in "ncd"]
+        return float(sum(((of / of.sum()) ** 2).sum() for of in counts))
+
+    theirs = np.zeros(300, dtype=np.int64)
+    splitter = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+    for fold, (_, held_out) in enumerate(splitter.split(groups, labels, groups)):
+        theirs[held_out] = fold
+    ours = stratified_folds(groups, labels, _is_normal(labels), num_folds=5, seed=0)
+    assert unevenness(ours) <= 1.01 * unevenness(theirs)  # 3 / 5 would be even
+
+
+@pytest.mark.parametrize("num_folds", [1, 3])
+def test_more_folds_than_needed_groups_are_refused(num_folds: int) -> None:
+    sentence = rf"num_folds of stratified_folds must be in \[2, 2\], the number of groups .*, got {num_folds}\."
+    with pytest.raises(ValueError, match=sentence):
+        stratified_folds(list("abc"), list("nnc"), _is_normal(list("nnc")), num_folds=num_folds, seed=0)

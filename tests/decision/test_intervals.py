@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from inlier.decision.intervals import (
     _binned_metrics,
     _histograms,
     bootstrap,
+    mean_interval,
     pixel_intervals,
 )
 from inlier.decision.metrics import image_ap, image_auroc, tpr_at_fpr
@@ -56,11 +59,22 @@ def test_the_width_agrees_with_delongs_variance() -> None:
     assert _width(interval) == pytest.approx(2 * 1.96 * error, rel=0.05)
 
 
+def test_few_groups_are_worth_what_students_quantile_says() -> None:
+    # 20 groups of one value each: the variance of their mean with n - 1, and the quantile with 19 degrees of freedom.
+    rng = np.random.default_rng(3)
+    share = rng.uniform(0.3, 0.9, size=20)
+    scores = np.concatenate([np.zeros(1000), np.where(np.tile(np.arange(50), 20) < np.repeat(50 * share, 50), 1, -1)])
+    groups = [*map(str, range(1000)), *np.repeat([f"part {i}" for i in range(20)], 50).tolist()]
+    interval = bootstrap(tpr_at_fpr, scores, np.arange(2000) >= 1000, groups, num_resamples=4000)
+    error = np.ceil(50 * share).std(ddof=1) / 50 / np.sqrt(20)
+    assert _width(interval) == pytest.approx(2 * stats.t.ppf(0.975, 19) * error, rel=0.05)
+
+
 def test_a_share_of_independent_photos_agrees_with_clopper_and_pearson() -> None:
     # All normal photos at 0: the true-positive rate at no false alarm is the share of scores above it.
-    scores = np.concatenate([np.zeros(50), np.ones(30), -np.ones(10)])
-    interval = bootstrap(tpr_at_fpr, scores, np.arange(90) >= 50, [""] * 90)
-    expected = stats.binomtest(30, 40).proportion_ci(0.95, method="exact")
+    scores = np.concatenate([np.zeros(50), np.ones(300), -np.ones(100)])
+    interval = bootstrap(tpr_at_fpr, scores, np.arange(450) >= 50, [""] * 450)
+    expected = stats.binomtest(300, 400).proportion_ci(0.95, method="exact")
     assert interval.value == 0.75
     assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=0.01)
 
@@ -169,6 +183,110 @@ def test_a_higher_level_is_wider() -> None:
     assert widths == sorted(set(widths))
 
 
+def test_one_fold_is_no_fold() -> None:
+    scores, is_anomalous = _photos(np.random.default_rng(7), 30, 20, auroc=0.8)
+    for metric in (image_auroc, image_ap, tpr_at_fpr):
+        alone = bootstrap(metric, scores, is_anomalous, [""] * 50, num_resamples=100)
+        assert bootstrap(metric, scores, is_anomalous, [""] * 50, folds=np.full(50, 3), num_resamples=100) == alone
+
+
+def test_the_scale_of_a_fold_changes_nothing() -> None:
+    scores, is_anomalous = _photos(np.random.default_rng(8), 50, 50, auroc=0.8)
+    folds = np.arange(100) % 5
+    interval = bootstrap(image_auroc, scores, is_anomalous, [""] * 100, folds=folds, num_resamples=300)
+    shifted = bootstrap(image_auroc, scores + 100 * folds, is_anomalous, [""] * 100, folds=folds, num_resamples=300)
+    assert shifted == interval
+    wins = [
+        one > other
+        for one, of_one in zip(scores[is_anomalous], folds[is_anomalous], strict=True)
+        for other, of_other in zip(scores[~is_anomalous], folds[~is_anomalous], strict=True)
+        if of_one == of_other
+    ]
+    assert interval.value == pytest.approx(np.mean(wins))
+    assert _width(interval) == pytest.approx(
+        _width(bootstrap(image_auroc, scores, is_anomalous, [""] * 100, num_resamples=300)), rel=0.25
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_normal", "num_anomalous", "num_folds", "num_independent"),
+    [
+        (2, 2, 2, 2),  # two detectors, each of one photo
+        (2, 49, 2, 2),
+        (4, 99, 4, 4),  # the thesis's ring-condition, all of it
+        (4, 2, 2, 2),  # its test split's anomalous photos
+        (20, 1, 5, 1),
+    ],
+)
+def test_folds_of_few_photos_are_as_uncertain_as_these(
+    num_normal: int, num_anomalous: int, num_folds: int, num_independent: int
+) -> None:
+    num_photos = num_normal + num_anomalous
+    is_anomalous = np.arange(num_photos) >= num_normal
+    folds = np.concatenate([np.arange(num_normal) % num_folds, np.arange(num_anomalous) % num_folds])
+    for scores, is_right in ((np.arange(num_photos), True), (-np.arange(num_photos), False)):
+        interval = bootstrap(image_auroc, scores.astype(float), is_anomalous, [""] * num_photos, folds=folds)
+        unsure = 0.025 ** (1 / num_independent)  # as many tosses without a failure
+        expected = (unsure, 1.0) if is_right else (0.0, 1 - unsure)
+        assert (interval.low, interval.high) == pytest.approx(expected, abs=0.005)
+
+
+def test_lopsided_folds_are_worth_what_their_rarer_photos_are() -> None:
+    # One normal photo among 20 anomalous ones, and one anomalous among 20 normal ones: two photos decide.
+    is_anomalous = np.array([False] + [True] * 21 + [False] * 20)
+    folds = np.repeat([0, 1], 21)
+    scores = is_anomalous.astype(float)
+    assert bootstrap(image_auroc, scores, is_anomalous, [""] * 42, folds=folds).low == pytest.approx(0.025 ** (1 / 2))
+
+
+def test_pixels_compare_only_within_their_fold() -> None:
+    maps = _maps(24, num_defective=12)
+    folds = np.arange(24) % 3
+    shifted = [
+        PixelScores(of.normal + 50 * fold, of.defect + 50 * fold, of.region_size)
+        for of, fold in zip(maps, folds.astype(np.float32), strict=True)
+    ]
+    found = pixel_intervals(shifted, [""] * 24, folds=folds, num_resamples=300)
+    parts = [[of for of, its in zip(maps, folds, strict=True) if its == fold] for fold in range(3)]
+    sizes = [(sum(len(of.normal) for of in part), sum(len(of.defect) for of in part)) for part in parts]
+    weights = [num_normal * num_defect for num_normal, num_defect in sizes]
+    expected = np.average([pixel_auroc(part) for part in parts], weights=weights)
+    assert found[0].value == pytest.approx(expected, abs=1e-4)  # float32 rounds what is shifted
+    together = pixel_intervals(maps, [""] * 24, num_resamples=300)
+    for of_folds, of_all in zip(found, together, strict=True):
+        assert of_folds.value == pytest.approx(of_all.value, abs=0.05)
+        assert _width(of_folds) == pytest.approx(_width(of_all), rel=0.3)
+
+
+def test_a_fold_without_defects_counts_for_nothing() -> None:
+    maps = _maps(9, num_defective=4)
+    folds = np.array([0, 0, 1, 1, 0, 0, 1, 1, 2])
+    with_it = pixel_intervals(maps, [""] * 9, folds=folds, num_resamples=50)
+    without = pixel_intervals(maps[:8], [""] * 8, folds=folds[:8], num_resamples=50)
+    assert [of.value for of in with_it] == [of.value for of in without]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("num_normal", "num_anomalous", "num_folds", "auroc"),
+    [(60, 40, 5, 0.8), (20, 20, 5, 0.9), (5, 30, 5, 0.8), (40, 6, 4, 0.7), (4, 20, 4, 0.6)],
+)
+def test_intervals_of_folds_hold_the_mean_auroc_as_often_as_they_say(
+    num_normal: int, num_anomalous: int, num_folds: int, auroc: float
+) -> None:
+    rng = np.random.default_rng(10)
+    folds = np.concatenate([np.arange(num_normal) % num_folds, np.arange(num_anomalous) % num_folds])
+    num_trials, num_held = 300, 0
+    for seed in range(num_trials):
+        scores, is_anomalous = _photos(rng, num_normal, num_anomalous, auroc)
+        scores += rng.normal(size=num_folds)[folds] * 3  # each fold's detector has a scale of its own
+        interval = bootstrap(
+            image_auroc, scores, is_anomalous, [""] * len(scores), folds=folds, num_resamples=100, seed=seed
+        )
+        num_held += interval.low <= auroc <= interval.high
+    assert num_held / num_trials >= 0.93
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_normal", "num_anomalous", "auroc", "least", "most"),
@@ -267,7 +385,7 @@ def test_histograms_with_a_bin_for_each_value_are_exact() -> None:
     maps = [rng.integers(0, 9, size=(12, 12)).astype(np.float32) for _ in range(4)]
     photos = collect_pixels((anomaly_map, rng.random((12, 12)) < 0.3) for anomaly_map in maps)
     times = np.array([[1.0, 1.0, 1.0, 1.0], [2.0, 0.0, 1.0, 1.0]])
-    binned = _binned_metrics(_histograms(photos), times, 0.3)
+    binned = _binned_metrics(_histograms(photos), times, 0.3, [np.arange(4)])
     for row, drawn in zip(binned, (photos, [photos[i] for i in (0, 0, 2, 3)]), strict=True):
         assert row == pytest.approx([pixel_auroc(drawn), aupro(drawn)], abs=1e-9)
 
@@ -307,3 +425,35 @@ def test_options_out_of_range_are_refused() -> None:
         pixel_intervals(photos, groups[:3])
     with pytest.raises(ValueError, match=r"max_fpr of aupro must be in \(0, 1\], got 2\."):
         pixel_intervals(photos, groups, max_fpr=2)
+
+
+def test_the_interval_of_a_mean_of_photos_of_their_own_is_that_of_a_coin() -> None:
+    values = np.array([1.0] * 30 + [0.0] * 10)
+    found = astuple(mean_interval(values, [str(i) for i in range(40)]))
+    heads, tosses = 0.75 * 39, 39  # the variance of a mean with n - 1 is that of n - 1 tosses
+    expected = stats.beta.ppf(0.025, heads, tosses - heads + 1), stats.beta.ppf(0.975, heads + 1, tosses - heads)
+    assert found == pytest.approx((0.75, *expected))
+    wider = astuple(mean_interval(2 * values - 1, [""] * 40, lowest=-1.0))
+    assert wider == pytest.approx((0.5, *(2 * end - 1 for end in expected)))
+
+
+def test_the_interval_of_a_mean_counts_groups_and_not_photos() -> None:
+    one = mean_interval(np.array([1.0] * 6 + [0.0] * 2), [str(i) for i in range(8)])
+    many = mean_interval(np.repeat([1.0] * 6 + [0.0] * 2, 50), np.repeat([str(i) for i in range(8)], 50).tolist())
+    assert astuple(many) == pytest.approx(astuple(one))
+    alone = mean_interval(np.ones(500), ["the only visit"] * 500)
+    assert (alone.low, alone.high) == pytest.approx((0.025, 1.0))
+    with pytest.raises(ValueError, match=r"groups of mean_interval must be one for each of 2 photos, got 1\."):
+        mean_interval(np.ones(2), [""])
+
+
+@pytest.mark.slow
+def test_the_interval_of_a_mean_holds_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat([str(i) for i in range(60)], 5).tolist()
+    held = 0
+    for _ in range(1000):
+        chance = rng.beta(4, 1, size=60)  # 0.8 on average, differing from group to group
+        found = mean_interval((rng.random(300) < np.repeat(chance, 5)).astype(float), groups)
+        held += found.low <= 0.8 <= found.high
+    assert 0.93 <= held / 1000 <= 0.98

@@ -12,9 +12,12 @@ from inlier.decision.metrics import (
     flagged_share,
     image_ap,
     image_auroc,
+    mean_roc_curve,
     roc_curve,
+    shortcut_note,
     tpr_at_fpr,
     trivial_auroc,
+    within_folds,
 )
 
 SCORES = np.array([0.1, 0.4, 0.4, 0.8, 0.4, 0.9], dtype=np.float32)
@@ -142,6 +145,77 @@ def test_the_best_trivial_statistic_counts_in_either_direction() -> None:
     statistics["brightness"] = np.array([4.0, 3.0, 2.0, 1.0])
     assert trivial_auroc(statistics, is_anomalous) == ("brightness", 1.0)
     assert trivial_auroc({"aspect": statistics["aspect"]}, is_anomalous) == ("aspect", 0.5)
+
+
+def test_photos_compare_only_within_their_fold() -> None:
+    # In fold 0 both normal photos lie below the anomalous one, in fold 7, whose scores are higher, one of two does.
+    scores = np.array([1.0, 2.0, 3.0, 11.0, 13.0, 12.0, 14.0, 99.0])
+    is_anomalous = np.array([False, False, True, False, False, True, True, True])
+    folds = np.array([0, 0, 0, 7, 7, 7, 7, 8])  # the last has no normal photo, and counts for nothing
+    assert within_folds(image_auroc, scores, is_anomalous, folds) == (2 * 1 + 4 * 3 / 4) / 6
+    assert within_folds(image_auroc, scores - 20 * folds, is_anomalous, folds) == (2 * 1 + 4 * 3 / 4) / 6
+    assert np.isnan(within_folds(image_auroc, scores, is_anomalous, np.arange(8)))
+
+
+def test_the_area_under_the_mean_curve_is_the_mean_area() -> None:
+    rng = np.random.default_rng(0)
+    for num_decimals in (0, 1, 7):
+        scores, is_anomalous = _photos(3, num_decimals)
+        folds = rng.integers(4, size=len(scores))
+        fpr, tpr = mean_roc_curve(scores, is_anomalous, folds)
+        assert (np.diff(fpr) >= 0).all() and (np.diff(tpr) > -1e-12).all()
+        assert (fpr[0], tpr[0], fpr[-1]) == (0, 0, 1) and tpr[-1] == pytest.approx(1)
+        expected = within_folds(image_auroc, scores, is_anomalous, folds)
+        assert sklearn_metrics.auc(fpr, tpr) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_mean_curve_by_hand() -> None:
+    # Fold 0: up at once, then right. Fold 1: right to 1/2, up to 1/2, right to 1, up. Two pairs against four.
+    scores = np.array([1.0, 0.0, 2.0, 3.0, 1.0, 2.0, 0.0])
+    is_anomalous = np.array([False, False, True, False, False, True, True])
+    folds = np.array([0, 0, 0, 1, 1, 1, 1])
+    fpr, tpr = mean_roc_curve(scores, is_anomalous, folds)
+    assert fpr.tolist() == [0, 0, 0.5, 0.5, 1, 1]
+    assert tpr == pytest.approx([0, 1 / 3, 1 / 3, 2 / 3, 2 / 3, 1])
+
+
+def test_flagged_shares_of_folds_are_their_own() -> None:
+    scores, is_anomalous = _photos(4, 1)
+    labels = np.where(is_anomalous, np.where(scores > 1, "b", "c"), "a").tolist()
+    folds = np.arange(len(scores)) % 3
+    shifted = scores + 10 * folds.astype(np.float32)
+    expected: dict[str, float] = {}
+    for fold in range(3):
+        of_fold = folds == fold
+        inside = [label for label, is_in in zip(labels, of_fold, strict=True) if is_in]
+        for label, share in flagged_share(scores[of_fold], is_anomalous[of_fold], inside).items():
+            expected[label] = expected.get(label, 0) + share * inside.count(label) / labels.count(label)
+    assert flagged_share(shifted, is_anomalous, labels, folds=folds) == pytest.approx(expected, abs=1e-6)
+    alone = flagged_share(scores, is_anomalous, labels, folds=np.where(np.arange(len(scores)) == 2, 1, 0))
+    assert alone.keys() == {"a", "b", "c"}  # a fold of one photo has no curve, and that photo no share
+
+
+AUROC = {"value": 0.912, "low": 0.881, "high": 0.94}
+
+
+@pytest.mark.parametrize(
+    ("trivial", "is_said"),
+    [(0.7, False), (0.86, False), (0.87, True), (0.95, True)],  # 0.912 - 0.05 = 0.862; low is 0.881
+)
+def test_a_trivial_statistic_that_does_nearly_as_well_is_said(trivial: float, is_said: bool) -> None:
+    note = shortcut_note(AUROC, {"statistic": "brightness", "auroc": trivial})
+    assert (note is not None) == is_said
+    if note:
+        assert note.startswith(
+            f"A trivial statistic of the photos (brightness) alone reaches an AUROC of {trivial:.3f}, against 0.912 "
+            "here: the result may come from how the photos were taken"
+        )
+
+
+def test_a_wide_interval_that_reaches_the_trivial_statistic_is_said() -> None:
+    wide = {"value": 0.9, "low": 0.6, "high": 0.97}
+    assert "(edges) alone reaches" in (shortcut_note(wide, {"statistic": "edges", "auroc": 0.61}) or "")
+    assert shortcut_note(None, None) is None
 
 
 METRICS: list[Callable[..., object]] = [image_auroc, image_ap, tpr_at_fpr, roc_curve]

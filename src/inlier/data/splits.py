@@ -44,6 +44,54 @@ def group_folds(groups: Sequence[str], *, num_folds: int, seed: int) -> NDArray[
     return fold_of_group[member]
 
 
+def stratified_folds(
+    groups: Sequence[str], labels: Sequence[str], needed: NDArray[np.bool_], *, num_folds: int, seed: int
+) -> NDArray[np.int64]:
+    """A fold for each photo: whole groups, and of each label as equal a share in every fold as they allow.
+
+    Each group goes where it raises the sum over labels and folds of squared shares least: where its labels are
+    rarest so far, and of equal folds to the smallest. Groups with needed photos go first, those with most of them
+    before others; as an empty fold is never crowded, no fold is without. (scikit-learn's ``StratifiedGroupKFold``
+    makes no such promise, and warns of labels with fewer photos than folds, which are usual here.)
+
+    Args:
+        groups: The group of each of N photos.
+        labels: The label of each.
+        needed: Shape (N,), photos of which every fold gets at least one: the normal ones.
+        num_folds: How many folds, in [2, number of groups with needed photos].
+        seed: Seed of the order of groups of equal size.
+
+    Returns:
+        Shape (N,), in [0, num_folds).
+
+    Raises:
+        ValueError: There are fewer groups with needed photos than folds, or fewer than two folds.
+    """
+    member, sizes = _group_sizes(groups)
+    _, label = np.unique(np.asarray(labels, dtype=object), return_inverse=True)
+    counts = np.zeros((len(sizes), int(label.max()) + 1))
+    np.add.at(counts, (member, label), 1)
+    num_needed = np.bincount(member[needed], minlength=len(sizes))
+    most = np.count_nonzero(num_needed)
+    if not 2 <= num_folds <= most:
+        raise ValueError(
+            f"num_folds of stratified_folds must be in [2, {most}], the number of groups with needed photos, "
+            f"got {num_folds}."
+        )
+    shares = counts / counts.sum(axis=0)
+    fold_of_group = np.empty(len(sizes), dtype=np.int64)
+    fold_shares = np.zeros((num_folds, shares.shape[1]))
+    fold_sizes = np.zeros(num_folds, dtype=np.int64)
+    shuffled = np.random.default_rng(seed).permutation(len(sizes))
+    for group in shuffled[np.lexsort((-sizes[shuffled], -num_needed[shuffled]))]:
+        crowding = np.round(fold_shares @ shares[group], 12)  # half of what it adds to the squares, but for a constant
+        fold = np.lexsort((fold_sizes, crowding))[0]  # an empty fold, while there is one
+        fold_of_group[group] = fold
+        fold_shares[fold] += shares[group]
+        fold_sizes[fold] += sizes[group]
+    return fold_of_group[member]
+
+
 def hold_out(groups: Sequence[str], *, ratio: float, seed: int) -> NDArray[np.bool_]:
     """Which photos to hold out: whole groups, as close to the ratio of all photos as whole groups allow.
 

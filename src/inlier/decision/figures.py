@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from inlier.decision.metrics import Flags, Scores, roc_curve
+from inlier.decision.metrics import Flags, Folds, Scores, mean_roc_curve
 from inlier.decision.pages import write_page
 
 _HEADLINE = {
@@ -28,8 +29,25 @@ _HEADLINE = {
     "pixel_auroc": ("Pixel AUROC", "how often a defect pixel scores above a normal one"),
     "aupro_03": ("AUPRO up to 0.3", "overlap with each defect, at up to 30 % false-alarm pixels"),
 }
+_VERDICTS = ("reject", "uncertain", "accept")
 _NUM_BINS = 48
-_SMALL_GAP = 0.05
+_MOST_CURVES = 12
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreAxis:
+    """Where photos stand in the histograms.
+
+    Attributes:
+        values: Shape (N,), finite: raw scores, or ranks where scores do not compare.
+        thresholds: The values above which a photo is uncertain, and above which it is rejected; infinite where the
+            calibration set is too small for the rate asked.
+        name: What the values are, as the axis says.
+    """
+
+    values: Scores
+    thresholds: tuple[float, float]
+    name: str = "Score"
 
 
 def write_evaluation(
@@ -40,7 +58,9 @@ def write_evaluation(
     scores: Scores,
     is_anomalous: Flags,
     labels: Sequence[str],
-    thresholds: tuple[float, float],
+    verdicts: Sequence[str],
+    axis: ScoreAxis,
+    folds: Folds | None = None,
 ) -> None:
     """Write the evaluation page.
 
@@ -51,21 +71,23 @@ def write_evaluation(
         scores: Raw score of each photo, shape (N,), higher is more anomalous, finite.
         is_anomalous: Shape (N,), bool.
         labels: Class of each photo, N of them.
-        thresholds: The scores above which a photo is uncertain, and above which it is rejected; infinite
-            where the calibration set is too small for the rate asked.
+        verdicts: What was decided of each photo, N of them.
+        axis: Where photos stand in the histograms.
+        folds: Shape (N,), where only photos of one fold compare; None: all do.
 
     Raises:
-        ValueError: If scores, is_anomalous and labels differ in length or are empty, the labels are not the
-            classes of the metrics, or the thresholds fall.
+        ValueError: If scores, is_anomalous, labels, verdicts, axis and folds differ in length or are empty, the
+            labels are not the classes of the metrics, or the thresholds fall.
     """
-    if not len(scores) == len(is_anomalous) == len(labels) > 0:
+    folds = np.zeros(len(scores), dtype=np.int64) if folds is None else folds
+    lengths = [len(of) for of in (scores, is_anomalous, labels, verdicts, axis.values, folds)]
+    if not min(lengths) == max(lengths) > 0:
         raise ValueError(
-            "scores, is_anomalous and labels of write_evaluation must describe the same photos, "
-            f"at least one, got {len(scores)}, {len(is_anomalous)} and {len(labels)}."
+            "scores, is_anomalous, labels, verdicts, axis and folds of write_evaluation must describe the same "
+            f"photos, at least one, got {', '.join(map(str, lengths))}."
         )
-    if not thresholds[0] <= thresholds[1]:
-        raise ValueError(f"thresholds of write_evaluation must not fall, got {thresholds}.")
-    scores = scores.astype(np.float32).astype(np.float64)  # verdicts are decided in float32
+    if not axis.thresholds[0] <= axis.thresholds[1]:
+        raise ValueError(f"thresholds of write_evaluation must not fall, got {axis.thresholds}.")
     classes = _classes(metrics)
     if classes.keys() != set(labels):
         raise ValueError(
@@ -81,17 +103,27 @@ def write_evaluation(
             "title": title,
             "metrics": metrics,
             "headline": _headline(metrics),
-            "warning": _warning(metrics),
-            "roc": _roc(scores, is_anomalous, thresholds),
-            "histogram": _histogram(scores, is_anomalous, labels, thresholds, classes),
+            "roc": _roc(scores, is_anomalous, verdicts, folds),
+            "histogram": _histogram(axis, is_anomalous, labels, classes),
             "classes": classes,
+            "curves": _class_curves(scores, is_anomalous, labels, folds, classes),
+            "confusion": _confusion(metrics, classes),
         },
     )
 
 
 def _headline(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The metrics that there are, with their values of each fold and over folds, where there are folds."""
+    folds = metrics.get("folds", [])
     return [
-        {"name": name, "meaning": meaning, **metrics[key]}
+        {
+            "key": key,
+            "name": name,
+            "meaning": meaning,
+            **metrics[key],
+            "dots": [of[key] for of in folds if of[key] is not None],
+            "over_folds": metrics.get("over_folds", {}).get(key),
+        }
         for key, (name, meaning) in _HEADLINE.items()
         if metrics.get(key)
     ]
@@ -107,31 +139,83 @@ def _classes(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return dict(sorted(metrics["classes"].items(), key=hardness))
 
 
-def _warning(metrics: Mapping[str, Any]) -> str | None:
-    """What a reader must not miss: a trivial statistic that does nearly as well."""
-    auroc, trivial = metrics.get("image_auroc"), metrics.get("trivial")
-    if not auroc or not trivial:
-        return None
-    if trivial["auroc"] < min(auroc["low"], auroc["value"] - _SMALL_GAP):
-        return None
-    return (
-        f"A trivial statistic of the photos ({trivial['statistic']}) alone reaches an AUROC of "
-        f"{trivial['auroc']:.3f}, against {auroc['value']:.3f} here: the result may come from how the photos "
-        "were taken, not from what they show."
-    )
+def _roc(scores: Scores, is_anomalous: Flags, verdicts: Sequence[str], folds: Folds) -> dict[str, Any] | None:
+    """The corners of the ROC curve and of those of several folds, and its points where a verdict changes.
 
-
-def _roc(scores: Scores, is_anomalous: Flags, thresholds: tuple[float, float]) -> dict[str, Any] | None:
-    """The corners of the ROC curve, and its points where a verdict changes; None for want of a class."""
-    if is_anomalous.all() or not is_anomalous.any():
+    None for want of a class.
+    """
+    if not _has_pairs(is_anomalous, folds):
         return None
-    false_alarms, found, _ = roc_curve(scores, is_anomalous)
-    points = list(zip(false_alarms.tolist(), found.tolist(), strict=True))
+    of_folds = [folds == fold for fold in np.unique(folds)]
+    decided = np.array(verdicts)
     uncertain, reject = (
-        (float(np.mean(scores[~is_anomalous] > threshold)), float(np.mean(scores[is_anomalous] > threshold)))
-        for threshold in thresholds
+        (float(np.mean(flagged[~is_anomalous])), float(np.mean(flagged[is_anomalous])))
+        for flagged in (np.isin(decided, ("uncertain", "reject")), decided == "reject")
     )
-    return {"points": _corners(points), "uncertain": uncertain, "reject": reject}
+    return {
+        "points": _curve(scores, is_anomalous, folds),
+        "folds": [
+            _curve(scores[of], is_anomalous[of], folds[of])
+            for of in of_folds
+            if len(of_folds) > 1 and _has_pairs(is_anomalous[of], folds[of])
+        ],
+        "uncertain": uncertain,
+        "reject": reject,
+    }
+
+
+def _class_curves(
+    scores: Scores, is_anomalous: Flags, labels: Sequence[str], folds: Folds, classes: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The ROC curve of each anomalous class against all normal photos, of the hardest if they are many.
+
+    None where there is but one class, whose curve is that of all photos.
+    """
+    names = np.array(labels)
+    found = []
+    for label in (name for name, entry in classes.items() if entry.get("image_auroc")):
+        chosen = (names == label) | ~is_anomalous
+        points = _curve(scores[chosen], is_anomalous[chosen], folds[chosen])
+        found.append({"label": label, "points": points, "auroc": classes[label]["image_auroc"]["value"]})
+    return found[:_MOST_CURVES] if len(found) > 1 else []
+
+
+def _curve(scores: Scores, is_anomalous: Flags, folds: Folds) -> list[tuple[float, float]]:
+    false_alarms, found = mean_roc_curve(scores, is_anomalous, folds)
+    return _corners(list(zip(false_alarms.tolist(), found.tolist(), strict=True)))
+
+
+def _has_pairs(is_anomalous: Flags, folds: Folds) -> bool:
+    return bool(np.intersect1d(folds[is_anomalous], folds[~is_anomalous]).size)
+
+
+def _confusion(metrics: Mapping[str, Any], classes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of both confusion matrices: each class, and all photos of a kind that has several classes."""
+    rows = []
+    for kind, is_kind in (("normal", False), ("anomalous", True)):
+        of_kind = {name: entry for name, entry in classes.items() if entry["is_anomalous"] == is_kind}
+        for name, entry in of_kind.items():
+            rows.append(_confusion_row(name, entry["confusion"], entry["verdicts"]))
+        if len(of_kind) > 1:
+            verdicts = {v: sum(entry["verdicts"].get(v, 0) for entry in of_kind.values()) for v in _VERDICTS}
+            rows.append({**_confusion_row(f"all {kind}", metrics["confusion"][kind], verdicts), "is_sum": True})
+    return rows
+
+
+def _confusion_row(name: str, averaged: Mapping[str, float] | None, verdicts: Mapping[str, int]) -> dict[str, Any]:
+    """A row's cells as kind, number of photos and share of the row; no averaged ones where nothing was averaged."""
+    decided = {verdict: float(verdicts.get(verdict, 0)) for verdict in _VERDICTS}
+    return {
+        "name": name,
+        "is_sum": False,
+        "averaged": _cells(averaged) if averaged else [],
+        "decided": _cells(decided),
+    }
+
+
+def _cells(counts: Mapping[str, float]) -> list[tuple[str, float, float]]:
+    total = sum(counts.values())
+    return [(kind.replace("_", " "), number, number / total) for kind, number in counts.items()]
 
 
 def _corners(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -144,14 +228,10 @@ def _corners(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return [*kept, points[-1]]
 
 
-def _histogram(
-    scores: Scores,
-    is_anomalous: Flags,
-    labels: Sequence[str],
-    thresholds: tuple[float, float],
-    classes: Iterable[str],
-) -> dict[str, Any]:
+def _histogram(axis: ScoreAxis, is_anomalous: Flags, labels: Sequence[str], classes: Iterable[str]) -> dict[str, Any]:
     """A histogram of each class on a common axis, in percent of its width and of the class's fullest bin."""
+    scores = axis.values.astype(np.float32).astype(np.float64)  # verdicts are decided in float32
+    thresholds = axis.thresholds
     low, high = _axis(scores, is_anomalous, thresholds)
     names = np.array(labels)
     rows = []
@@ -174,6 +254,7 @@ def _histogram(
     cuts = (0.0, *(place(threshold) for threshold in thresholds), 100.0)
     bands = zip(("accept", "uncertain", "reject"), pairwise(cuts), strict=True)
     return {
+        "name": axis.name,
         "rows": rows,
         "bands": [(name, start, stop - start) for name, (start, stop) in bands if stop > start],
         "bin_width": 100 / _NUM_BINS,

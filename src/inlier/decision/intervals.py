@@ -12,15 +12,15 @@ separated, nothing varies; the coin is then tossed only as often as there are in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv  # type: ignore[import-untyped]
+from scipy.special import betaincinv, ndtri, stdtrit  # type: ignore[import-untyped]
 
-from inlier.decision.metrics import Flags, Scores
+from inlier.decision.metrics import Flags, Folds, Scores, within_folds
 from inlier.decision.pixel_metrics import PixelScores, area_found, aupro, pixel_auroc
 
 MIN_GROUPS = 10
@@ -50,6 +50,7 @@ def bootstrap(
     is_anomalous: Flags,
     groups: Sequence[str],
     *,
+    folds: Folds | None = None,
     num_resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
@@ -60,11 +61,18 @@ def bootstrap(
     each kind, drawn independently: what the two have in common mostly cancels in a ranking metric, so
     ignoring it errs towards width. Photo order does not matter.
 
+    Photos of cross-validation compare only within their fold (`metrics.within_folds`). Groups are still drawn from
+    all folds and take their fold along, for within a fold there may be but one; the interval is for the mean of the
+    K detectors fitted (the target of LeDell et al., Electronic Journal of Statistics 2015). What detectors fitted on
+    wholly other photos would do it cannot say: folds learn from each other's photos, and no estimate of that is
+    without bias (Bengio and Grandvalet, JMLR 2004).
+
     Args:
         metric: From scores and flags to a number in [0, 1]; both classes are always present.
         scores: Shape (N,), finite.
         is_anomalous: Shape (N,), bool.
         groups: The group of each photo, N of them; empty where it has none.
+        folds: Shape (N,), the fold of each photo, at least one fold with both labels; None: all compare.
         num_resamples: How many resamples.
         level: Share of intervals that should hold the true value, in (0, 1).
         seed: Seed of the resampling.
@@ -75,23 +83,66 @@ def bootstrap(
     """
     _check_options("bootstrap", num_resamples, level)
     _check_groups("bootstrap", groups, len(scores))
-    value = metric(scores, is_anomalous)
+    folds = np.zeros(len(scores), dtype=np.int64) if folds is None else folds
     names = np.asarray(groups, dtype=np.str_)
-    order = np.lexsort((scores, names, is_anomalous))
-    scores, is_anomalous, names = scores[order], is_anomalous[order], names[order]
+    order = np.lexsort((scores, names, folds, is_anomalous))
+    scores, is_anomalous, names, folds = scores[order], is_anomalous[order], names[order], folds[order]
+    is_folded = bool(len(folds)) and folds.min() < folds.max()
+
+    def measure(photos: NDArray[np.int64]) -> float:
+        if is_folded:
+            return within_folds(metric, scores[photos], is_anomalous[photos], folds[photos])
+        return metric(scores[photos], is_anomalous[photos])
+
     photos = np.arange(len(scores))
+    value = measure(photos)
     resampled = np.empty(num_resamples)
-    for i, times in enumerate(_draws(is_anomalous, names, num_resamples, seed)):
-        drawn = np.repeat(photos, times)
-        resampled[i] = metric(scores[drawn], is_anomalous[drawn])
-    num_groups = min(_num_effective_groups(names[flag]) for flag in (is_anomalous, ~is_anomalous))
-    return _interval(value, resampled, num_groups, level)
+    for i, times in enumerate(draw_resamples(is_anomalous, names, num_resamples, seed)):
+        resampled[i] = measure(np.repeat(photos, times))
+    num_groups = _num_groups_of_folds(
+        (
+            float(np.count_nonzero(of & is_anomalous) * np.count_nonzero(of & ~is_anomalous)),
+            min(num_effective_groups(names[of & flag]) for flag in (is_anomalous, ~is_anomalous)),
+        )
+        for of in (folds == fold for fold in np.unique(folds))
+    )
+    return _interval(value, resampled[np.isfinite(resampled)], num_groups, level)
+
+
+def mean_interval(
+    values: NDArray[np.float64], groups: Sequence[str], *, lowest: float = 0.0, level: float = 0.95
+) -> Interval:
+    """The mean of values, one a photo, and its interval if photos of a group vary together.
+
+    The interval is that of a coin that varies as much as the mean does, which the groups' sums tell. Without variance,
+    the coin is tossed once for each group.
+
+    Args:
+        values: Shape (N,), N >= 1, in [`lowest`, 1].
+        groups: The group of each photo, N of them; empty where it has none.
+        lowest: The smallest value there can be; the largest is 1.
+        level: Share of intervals that should hold the true mean, in (0, 1).
+
+    Raises:
+        ValueError: If there is not one group for each value.
+    """
+    _check_groups("mean_interval", groups, len(values))
+    shares = (values - lowest) / (1 - lowest)
+    names = np.asarray(groups, dtype=np.str_)
+    sums = np.bincount(group_index(names), weights=shares - shares.mean())
+    mean, num_groups = float(shares.mean()), len(sums)
+    variance = float((sums**2).sum()) / len(shares) ** 2 * num_groups / max(num_groups - 1, 1)
+    has_variance = num_groups > 1 and variance > _NO_VARIANCE
+    num_tosses = mean * (1 - mean) / variance if has_variance else num_effective_groups(names)
+    coin = _of_coin(mean, num_tosses, level)
+    return Interval(*(lowest + (1 - lowest) * share for share in (coin.value, coin.low, coin.high)))
 
 
 def pixel_intervals(
     photos: Sequence[PixelScores],
     groups: Sequence[str],
     *,
+    folds: Folds | None = None,
     max_fpr: float = 0.3,
     num_resamples: int = 2000,
     level: float = 0.95,
@@ -105,6 +156,7 @@ def pixel_intervals(
     Args:
         photos: From `pixel_metrics.collect_pixels`.
         groups: The group of each photo, as many; empty where it has none.
+        folds: Shape (N,), the fold of each photo, as for `bootstrap`: pixels compare within it; None: all do.
         max_fpr: Where the integral of AUPRO ends, in (0, 1].
         num_resamples: How many resamples.
         level: Share of intervals that should hold the true value, in (0, 1).
@@ -116,27 +168,61 @@ def pixel_intervals(
     """
     _check_options("pixel_intervals", num_resamples, level)
     _check_groups("pixel_intervals", groups, len(photos))
-    values = pixel_auroc(photos), aupro(photos, max_fpr=max_fpr)
+    folds = np.zeros(len(photos), dtype=np.int64) if folds is None else folds
+    of_folds = [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
+    values = _pixel_metrics(photos, of_folds, max_fpr)
     histograms = _histograms(photos)
     names = np.asarray(groups, dtype=np.str_)
     has_defect = np.array([len(pixels.defect) > 0 for pixels in photos])
-    times = np.stack(list(_draws(has_defect, names, num_resamples, seed))).astype(np.float64)
-    # Where masks cover whole photos, a resample may have no normal pixel, hence no curve.
-    times = times[times @ histograms[0].sum(axis=1) > 0]
+    times = np.stack(list(draw_resamples(has_defect, names, num_resamples, seed))).astype(np.float64)
     chunks = np.array_split(times, -(-len(times) // _CHUNK))
-    resampled = np.concatenate([_binned_metrics(histograms, chunk, max_fpr) for chunk in chunks])
+    resampled = np.concatenate([_binned_metrics(histograms, chunk, max_fpr, of_folds) for chunk in chunks])
     # Normal pixels come from every photo, defect pixels only from some.
-    num_groups = min(_num_effective_groups(names), _num_effective_groups(names[has_defect]))
+    num_groups = _num_groups_of_folds(
+        (
+            _num_pairs([photos[row] for row in rows.tolist()])[0],
+            min(num_effective_groups(names[rows]), num_effective_groups(names[rows[has_defect[rows]]])),
+        )
+        for rows in of_folds
+    )
     of_auroc, of_aupro = (
-        _interval(value, column, num_groups, level) for value, column in zip(values, resampled.T, strict=True)
+        _interval(value, column[np.isfinite(column)], num_groups, level)
+        for value, column in zip(values, resampled.T, strict=True)
     )
     return of_auroc, of_aupro
 
 
-def _draws(flags: Flags, groups: NDArray[np.str_], num_resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """How many times each photo is in a resample, shape (N,), one array for each resample."""
+def _pixel_metrics(
+    photos: Sequence[PixelScores], of_folds: Sequence[NDArray[np.intp]], max_fpr: float
+) -> tuple[float, float]:
+    """Exact pixel AUROC and AUPRO: their means over folds, weighted by pairs of a normal pixel and one to be found."""
+    if len(of_folds) == 1:
+        return pixel_auroc(photos), aupro(photos, max_fpr=max_fpr)
+    values, weights = [], []
+    for fold in ([photos[row] for row in rows.tolist()] for rows in of_folds):
+        if all(pairs := _num_pairs(fold)):
+            values.append((pixel_auroc(fold), aupro(fold, max_fpr=max_fpr)))
+            weights.append(pairs)
+    auroc, overlap = np.average(values, axis=0, weights=np.array(weights, dtype=np.float64))
+    return float(auroc), float(overlap)
+
+
+def _num_pairs(photos: Sequence[PixelScores]) -> tuple[float, float]:
+    """Pairs of a normal pixel with a defect pixel, and with a defect region."""
+    num_normal = sum(len(pixels.normal) for pixels in photos)
+    num_defect = sum(len(pixels.defect) for pixels in photos)
+    return num_normal * num_defect, num_normal * sum(float(pixels.region_share.sum()) for pixels in photos)
+
+
+def draw_resamples(
+    flags: Flags, groups: NDArray[np.str_], num_resamples: int, seed: int
+) -> Iterator[NDArray[np.int64]]:
+    """How many times each photo is in a resample, shape (N,), one array for each resample.
+
+    Photos of each flag are drawn apart, and by group; a photo whose group is empty is its own.
+    """
     rng = np.random.default_rng(seed)
-    strata = [(np.flatnonzero(flag), _group_index(groups[flag])) for flag in (~flags, flags) if flag.any()]
+    strata = [(np.flatnonzero(flag), group_index(groups[flag])) for flag in (~flags, flags) if flag.any()]
     times = np.empty(len(flags), dtype=np.int64)
     for _ in range(num_resamples):
         for photos, group in strata:
@@ -146,7 +232,7 @@ def _draws(flags: Flags, groups: NDArray[np.str_], num_resamples: int, seed: int
         yield times.copy()
 
 
-def _group_index(groups: NDArray[np.str_]) -> NDArray[np.int64]:
+def group_index(groups: NDArray[np.str_]) -> NDArray[np.int64]:
     """Each photo's group as a number from 0; a photo without one has its own."""
     index = np.arange(len(groups))
     _, index[groups != ""] = np.unique(groups[groups != ""], return_inverse=True)
@@ -154,10 +240,20 @@ def _group_index(groups: NDArray[np.str_]) -> NDArray[np.int64]:
     return np.unique(index, return_inverse=True)[1]
 
 
-def _num_effective_groups(groups: NDArray[np.str_]) -> float:
+def num_effective_groups(groups: NDArray[np.str_]) -> float:
     """How many groups of one size are worth as much: (sum of sizes)^2 / sum of squares (Kish 1965)."""
-    sizes = np.bincount(_group_index(groups))
-    return float(sizes.sum() ** 2 / (sizes**2).sum())
+    sizes = np.bincount(group_index(groups))
+    return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(groups) else 0.0
+
+
+def _num_groups_of_folds(folds: Iterable[tuple[float, float]]) -> float:
+    """How many groups in one fold would vary as little as the mean over folds, from weight and groups of each.
+
+    The variance of the mean is the sum of squared weights, each over the groups of its fold. Folds of equal weight
+    add up their groups.
+    """
+    behind = [(weight, num_groups) for weight, num_groups in folds if weight]
+    return sum(weight for weight, _ in behind) ** 2 / sum(weight**2 / groups for weight, groups in behind)
 
 
 def _interval(value: float, resampled: NDArray[np.float64], num_groups: float, level: float) -> Interval:
@@ -173,7 +269,23 @@ def _interval(value: float, resampled: NDArray[np.float64], num_groups: float, l
     num_tosses = mean * (1 - mean) / variance if variance > _NO_VARIANCE else inf
     if num_groups < MIN_GROUPS or num_tosses == inf:
         num_tosses = min(num_tosses, num_groups)
-    # Clopper and Pearson, Biometrika 1934, with a fractional number of heads.
+    else:
+        num_tosses *= _worth_of_variance(num_groups, level)
+    return _of_coin(value, num_tosses, level)
+
+
+def _worth_of_variance(num_groups: float, level: float) -> float:
+    """What a variance over so few groups is worth, in (0, 1): how much fewer tosses it stands for than it says.
+
+    Groups drawn with replacement vary by (G - 1) / G too little; and a variance that is itself estimated, with G - 1
+    degrees of freedom, asks for Student's quantile in place of the normal one (Korn and Graubard, 1998, section 2).
+    """
+    tail, freedom = (1 - level) / 2, num_groups - 1
+    return freedom / num_groups * float(ndtri(tail) / stdtrit(freedom, tail)) ** 2
+
+
+def _of_coin(value: float, num_tosses: float, level: float) -> Interval:
+    """The interval of a share of heads (Clopper and Pearson, Biometrika 1934), of which there may be a fraction."""
     heads, tails, tail = value * num_tosses, (1 - value) * num_tosses, (1 - level) / 2
     return Interval(
         value=value,
@@ -200,15 +312,29 @@ def _histograms(photos: Sequence[PixelScores]) -> NDArray[np.float64]:
     return histograms
 
 
-def _binned_metrics(histograms: NDArray[np.float64], times: NDArray[np.float64], max_fpr: float) -> NDArray[np.float64]:
-    """Pixel AUROC and AUPRO of resamples that hold each photo `times` (R, N) times, shape (R, 2)."""
-    normal, defect, region = times @ histograms  # (R, bins) each
-    num_reached = np.cumsum(normal[:, ::-1], axis=1)[:, ::-1]
-    num_normal = num_reached[:, :1]
-    above, reached = (num_reached - normal) / num_normal, num_reached / num_normal
-    auroc = (area_found(above, reached, limit=1.0) * defect).sum(axis=1) / defect.sum(axis=1)
-    overlap = (area_found(above, reached, limit=max_fpr) * region).sum(axis=1) / region.sum(axis=1)
-    return np.stack([auroc, overlap / max_fpr], axis=1)
+def _binned_metrics(
+    histograms: NDArray[np.float64],
+    times: NDArray[np.float64],
+    max_fpr: float,
+    of_folds: Sequence[NDArray[np.intp]],
+) -> NDArray[np.float64]:
+    """Pixel AUROC and AUPRO of resamples that hold each photo `times` (R, N) times, shape (R, 2).
+
+    NaN where no fold has both normal and defect pixels: masks may cover whole photos, and folds hold few.
+    """
+    sums, num_pairs = np.zeros((2, len(times), 2))
+    for rows in of_folds:
+        normal, defect, region = times[:, rows] @ histograms[:, rows]  # (R, bins) each
+        num_reached = np.cumsum(normal[:, ::-1], axis=1)[:, ::-1]
+        num_normal = num_reached[:, :1]
+        share = 1 / np.maximum(num_normal, 1)  # where there is none, its weight is 0
+        above, reached = (num_reached - normal) * share, num_reached * share
+        of_pixels = (area_found(above, reached, limit=1.0) * defect).sum(axis=1)
+        of_regions = (area_found(above, reached, limit=max_fpr) * region).sum(axis=1) / max_fpr
+        # Both sum over what is to be found: already the mean times its number.
+        sums += num_normal * np.stack([of_pixels, of_regions], axis=1)
+        num_pairs += num_normal * np.stack([defect.sum(axis=1), region.sum(axis=1)], axis=1)
+    return np.divide(sums, num_pairs, out=np.full_like(sums, np.nan), where=num_pairs > 0)
 
 
 def _check_options(owner: str, num_resamples: int, level: float) -> None:
