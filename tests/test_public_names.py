@@ -9,6 +9,7 @@ import pytest
 import inlier
 
 PUBLIC = {
+    "comparison": {"Comparison", "compare"},
     "data.manifest": {"Manifest", "Photo"},
     "decision.calibration": {"Calibration"},
     "detectors.combined": {"Combined"},
@@ -28,6 +29,7 @@ PUBLIC = {
     "evaluation": {"Evaluation", "evaluate"},
     "features.backbone": {"Backbone"},
     "inspection": {"inspect_to_folder"},
+    "mapping": {"EmbeddingMap", "draw_map"},
     "model": {"Model"},
     "records": {"Evidence", "Prediction", "Verdict"},
     "workflow": {"Inspection", "fit", "inspect_photos"},

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from inlier.comparison import Comparison, compare
     from inlier.data.manifest import Manifest, Photo
     from inlier.decision.calibration import Calibration
     from inlier.detectors.combined import Combined
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from inlier.evaluation import Evaluation, evaluate
     from inlier.features.backbone import Backbone
     from inlier.inspection import inspect_to_folder
+    from inlier.mapping import EmbeddingMap, draw_map
     from inlier.model import Model
     from inlier.records import Evidence, Prediction, Verdict
     from inlier.workflow import Inspection, fit, inspect_photos
@@ -38,8 +40,10 @@ __all__ = [
     "Backbone",
     "Calibration",
     "Combined",
+    "Comparison",
     "ConfigError",
     "Detector",
+    "EmbeddingMap",
     "Evaluation",
     "Evidence",
     "ImageReadError",
@@ -58,6 +62,8 @@ __all__ = [
     "Verdict",
     "WeightsError",
     "__version__",
+    "compare",
+    "draw_map",
     "evaluate",
     "fit",
     "inspect_photos",
@@ -65,6 +71,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "comparison": ("Comparison", "compare"),
     "data.manifest": ("Manifest", "Photo"),
     "decision.calibration": ("Calibration",),
     "detectors.combined": ("Combined",),
@@ -75,6 +82,7 @@ _HOMES = {
     "evaluation": ("Evaluation", "evaluate"),
     "features.backbone": ("Backbone",),
     "inspection": ("inspect_to_folder",),
+    "mapping": ("EmbeddingMap", "draw_map"),
     "model": ("Model",),
     "records": ("Evidence", "Prediction", "Verdict"),
     "workflow": ("Inspection", "fit", "inspect_photos"),

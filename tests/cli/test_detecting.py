@@ -50,11 +50,12 @@ def test_fit_inspect_and_evaluate_say_what_came_of_it(
     assert ran.out.startswith("46 photos: ") and ran.out.endswith(f"\nReport: {inspection / 'report.html'}\n")
 
     ran = inlier("evaluate", model, dataset, "--out", evaluation)
-    assert (ran.status, ran.err) == (0, "")
+    assert ran.status == 0
     assert ran.out.startswith("8 normal and 6 anomalous photos of test\n  image_auroc    ")
     assert ran.out.endswith(f"\nFigures: {evaluation / 'evaluation.html'}\n")
     metrics = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["command"] == f"inlier evaluate {model} {dataset} --out {evaluation}"
+    assert ran.err == "".join(f"Mind: {note}\n" for note in metrics["notes"])
 
 
 def test_json_is_one_object_on_stdout_and_quiet_is_silent(inlier: Callable[..., Any], tmp_path: Path) -> None:
@@ -70,9 +71,48 @@ def test_json_is_one_object_on_stdout_and_quiet_is_silent(inlier: Callable[..., 
     }
     for command, keys in commands.items():
         ran = inlier(*command, "--json")
-        assert (ran.status, ran.err) == (0, "")
         assert ran.out.endswith("}\n") and keys <= json.loads(ran.out).keys()
+        assert (ran.status, ran.err) == (0, "".join(f"Mind: {note}\n" for note in json.loads(ran.out)["notes"]))
         assert inlier(*command, "--quiet") == (0, "", "")
+
+
+def test_a_background_and_altered_copies_can_be_asked_for(inlier: Callable[..., Any], tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 4)
+    write_photos(tmp_path / "archive", 7, first=4)
+    options = ("--background", tmp_path / "archive", "--augment", "2")
+    ran = inlier("fit", tmp_path / "photos", "--out", tmp_path / "model", *QUICK, *options, "--json")
+    assert ran.status == 0
+    facts = json.loads(ran.out)
+    assert (facts["num_fitted"], facts["num_views"], facts["num_background"]) == (4, 8, 7)
+    assert section(tmp_path / "model", "fit")["augment"] == 2
+    ran = inlier("fit", tmp_path / "photos", "--out", tmp_path / "model", *QUICK, "--augment", "24")
+    assert (ran.status, ran.err) == (2, "inlier: augment of [fit] must be less than or equal to 23, got 24.\n")
+
+
+def test_nothing_is_left_beside_a_model(inlier: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+    """Neither the folder in which it grew, nor the checkpoints of a training."""
+    assert inlier("fit", photos, "--out", tmp_path / "model", *QUICK, "--augment", "0").status == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "photos"]
+
+
+def test_folds_are_measured_and_a_shortcut_is_said(inlier: Callable[..., Any], tmp_path: Path) -> None:
+    data, model, out = tmp_path / "data", tmp_path / "model", tmp_path / "out"
+    write_photos(data / "train" / "good", 4)
+    write_photos(data / "test" / "crack", 2, first=4)
+    for path in (data / "test" / "crack").iterdir():  # darker than all others, which needs no model
+        Image.fromarray(np.asarray(Image.open(path)) // 4).save(path)
+    assert inlier("fit", data, "--out", model, *QUICK).status == 0
+    ran = inlier("evaluate", model, data, "--out", out, "--folds", "2")
+    assert ran.status == 0
+    assert ran.out.startswith("4 normal and 2 anomalous photos in 2 folds\n  image_auroc    ")
+    assert "   folds: " in ran.out and " +- " in ran.out
+    assert "Mind: A trivial statistic of the photos (" in ran.err and "alone reaches an AUROC of 1.000" in ran.err
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert len(metrics["folds"]) == 2 and f"Mind: {metrics['notes'][0]}\n" in ran.err
+    refused = {("--folds", "5"): "--folds must be in 2 to 4,", ("--folds", "2", "--split", "dev"): "leave --split out."}
+    for options, sentence in refused.items():
+        ran = inlier("evaluate", model, data, "--out", out, *options)
+        assert ran.status == 2 and sentence in ran.err
 
 
 def test_unreadable_photos_are_named_and_make_the_status_one(

@@ -39,7 +39,7 @@ def test_an_interruption_is_a_sentence_and_status_130(
 
     monkeypatch.setattr(Manifest, "read", interrupt)
     ran = inlier("fit", tmp_path, "--out", tmp_path / "model")
-    sentence = "inlier: interrupted; given again, inspect goes on where it stopped.\n"
+    sentence = "inlier: interrupted; given again, inspect and a training in fit go on where they stopped.\n"
     assert ran == (130, "", sentence)
 
 
@@ -91,7 +91,8 @@ def test_an_inspection_that_is_killed_and_interrupted_ends_like_one_run(
     process = stop_after(num_done + 1, command, out / ".inspection", signal.SIGINT)
     printed = process.communicate()
     assert process.returncode == 130
-    assert printed == ("", "inlier: interrupted; given again, inspect goes on where it stopped.\n")
+    sentence = "inlier: interrupted; given again, inspect and a training in fit go on where they stopped.\n"
+    assert printed == ("", sentence)
     num_done = len(list((out / ".inspection").glob("part-*.parquet")))
     assert 2 <= num_done < 10
 

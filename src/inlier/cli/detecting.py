@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ from inlier.cli.options import (
     print_json,
     progress_bars,
     read_sections,
+    say,
     say_notes,
     say_unreadable,
     show,
@@ -61,8 +63,36 @@ UncertainOption = Annotated[
         help="Share of normal photos that may be rejected or uncertain.", show_default="the model's; 0.2 in fit"
     ),
 ]
+BackgroundOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Photos that nobody sorted, in any form of DATA: how photos differ, where few normal ones tell.",
+        metavar="DATA",
+    ),
+]
+AugmentOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Altered copies of each normal photo that are learned from too: turned, nearer, in other light.",
+        show_default="7 up to 20 photos, else 0",
+    ),
+]
+SelectOption = Annotated[
+    str | None,
+    typer.Option(
+        help="synthetic: another detector (or [select] candidates) instead of the one asked for, if it finds altered "
+        "copies of the normal photos clearly better. Slow; on real damage it need not be better.",
+        metavar="BY",
+    ),
+]
 HeatmapsOption = Annotated[str, typer.Option(help="Of which photos heatmaps are written: flagged, all or none.")]
-SplitOption = Annotated[str, typer.Option(help="test, dev or train.")]
+SplitOption = Annotated[str | None, typer.Option(help="test, dev or train.", show_default="test")]
+FoldsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Fit the model's configuration on K - 1 of K folds of all photos, and judge the rest.", metavar="K"
+    ),
+]
 
 
 def fit(
@@ -74,6 +104,9 @@ def fit(
     weights: WeightsOption = None,
     precision: PrecisionOption = None,
     size: SizeOption = None,
+    background: BackgroundOption = None,
+    augment: AugmentOption = None,
+    select: SelectOption = None,
     memory_budget: MemoryOption = None,
     false_alarm_rate: FalseAlarmOption = None,
     uncertain_rate: UncertainOption = None,
@@ -89,20 +122,40 @@ def fit(
     """Learn what is normal from photos, and calibrate on others."""
     from inlier.data.manifest import Manifest
     from inlier.model import check_target
+    from inlier.selection import select as select_config
     from inlier.workflow import fit as fit_model
 
+    _check_select(select, background)
     options: dict[str, dict[str, Any]] = {
-        "fit": {"detector": detector, "seed": seed, "memory_budget": memory_budget},
+        "fit": {"detector": detector, "seed": seed, "memory_budget": memory_budget, "augment": augment},
         "backbone": {"name": backbone, "weights": weights and str(weights), "precision": precision},
         "input": {"size": size},
         "decide": {"false_alarm_rate": false_alarm_rate, "uncertain_rate": uncertain_rate},
     }
-    sections, stages, on = read_sections(config, overrides, options), _layers(layers), choose_device(device)
+    sections, stages, on = read_sections(config, overrides, options), parse_layers(layers), choose_device(device)
     check_target(out)
     manifest = Manifest.read(data, normal=normal_labels(normal))
+    archive = Manifest.read(background) if background else None
+    checkpoints = out.with_name(f".{out.name}.training")
     with progress_bars(quiet=quiet) as progress:
-        model, unreadable = fit_model(sections, manifest, layers=stages, device=on, workers=workers, progress=progress)
+        selection = None
+        if select:
+            selection = select_config(sections, manifest, layers=stages, device=on, workers=workers, progress=progress)
+        model, unreadable = fit_model(
+            selection.config if selection else sections,
+            manifest,
+            background=archive,
+            layers=stages,
+            device=on,
+            workers=workers,
+            checkpoints=checkpoints,
+            progress=progress,
+        )
+    if selection:
+        model = selection.kept_in(model)
+        say(selection.table(), quiet=quiet)
     model.save(out)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     facts = model.facts
     if as_json:
         print_json({"model": str(out), "identity": model.identity, **facts, "notes": model.notes})
@@ -152,7 +205,8 @@ def evaluate(
     model: ModelArgument,
     data: DataArgument,
     out: OutOption,
-    split: SplitOption = "test",
+    split: SplitOption = None,
+    folds: FoldsOption = None,
     false_alarm_rate: FalseAlarmOption = None,
     uncertain_rate: UncertainOption = None,
     normal: NormalOption = None,
@@ -162,14 +216,17 @@ def evaluate(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure a model on labelled photos, with intervals and figures."""
+    """Measure a model on labelled photos, with intervals and figures; or its configuration, by cross-validation."""
+    from inlier.cross_validation import cross_validate
     from inlier.data.manifest import Manifest
     from inlier.evaluation import check_target, write_to_folder
     from inlier.evaluation import evaluate as evaluate_model
     from inlier.model import Model
 
-    if split not in ("train", "dev", "test"):
+    if split not in (None, "train", "dev", "test"):
         raise ConfigError(f"--split must be train, dev or test, got {split}.")
+    if split and folds is not None:
+        raise ConfigError("--folds takes the photos of all splits; leave --split out.")
     check_target(out)
     loaded = Model.load(model, device=choose_device(device)).with_rates(
         false_alarm_rate=false_alarm_rate, uncertain_rate=uncertain_rate
@@ -177,25 +234,23 @@ def evaluate(
     manifest = Manifest.read(data, normal=normal_labels(normal))
     command = shlex.join(["inlier", *sys.argv[1:]])
     with progress_bars(quiet=quiet) as progress:
-        evaluation = evaluate_model(
-            loaded,
-            manifest,
-            split=split,  # type: ignore[arg-type]  # checked above
-            seed=seed or 0,
-            workers=workers,
-            command=command,
-            progress=progress,
-        )
+        options: dict[str, Any] = {"seed": seed or 0, "workers": workers, "command": command, "progress": progress}
+        if folds is not None:
+            evaluation = cross_validate(loaded, manifest, num_folds=folds, **options)
+        else:
+            evaluation = evaluate_model(loaded, manifest, split=split or "test", **options)  # type: ignore[arg-type]
     write_to_folder(evaluation, loaded, out)
     if as_json:
         print_json(evaluation.metrics)
     else:
         show(_summary(evaluation.metrics) + f"\nFigures: {out / 'evaluation.html'}", quiet=quiet)
+    say_notes(evaluation.metrics["notes"], quiet=quiet)
     say_unreadable(evaluation.unreadable, quiet=quiet)
     raise typer.Exit(1 if evaluation.unreadable else 0)
 
 
-def _layers(text: str | None) -> tuple[int, ...] | None:
+def parse_layers(text: str | None) -> tuple[int, ...] | None:
+    """Stages from ``--layers``."""
     if text is None:
         return None
     try:
@@ -204,16 +259,30 @@ def _layers(text: str | None) -> tuple[int, ...] | None:
         raise ConfigError(f"--layers must be whole numbers such as 2,3, got {text!r}.") from error
 
 
+def _check_select(select: str | None, background: Path | None) -> None:
+    if select not in (None, "synthetic"):
+        raise ConfigError(f"--select must be synthetic, got {select}.")
+    if select and background:
+        raise ConfigError("--select compares configurations without a background; leave out --select or --background.")
+
+
 def _is_below(path: Path, folder: Path) -> bool:
     """Whether a photo lies in the folder for results, as a heatmap of an earlier run does."""
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
 
 
 def _summary(metrics: dict[str, Any]) -> str:
-    lines = [f"{metrics['num_normal']} normal and {metrics['num_anomalous']} anomalous photos of {metrics['split']}"]
+    where = f"in {len(metrics['folds'])} folds" if "folds" in metrics else f"of {metrics['split']}"
+    lines = [f"{metrics['num_normal']} normal and {metrics['num_anomalous']} anomalous photos {where}"]
     for name in ("image_auroc", "image_ap", "tpr_at_fpr_05", "pixel_auroc", "aupro_03"):
         if of := metrics[name]:
             lines.append(f"  {name:<14} {of['value']:.3f}   95 %: {of['low']:.3f} to {of['high']:.3f}")
+            if over := metrics.get("over_folds", {}).get(name):
+                spread = "" if over["spread"] is None else f" +- {over['spread']:.3f}"
+                lines[-1] += f"   folds: {over['mean']:.3f}{spread}"
+    if of := metrics.get("component_accuracy"):
+        shown = f"{of['value']:.3f} of the normal photos, 95 %: {of['low']:.3f} to {of['high']:.3f}"
+        lines.append(f"  component named rightly: {shown}")
     if trivial := metrics["trivial"]:
         lines.append(f"  {trivial['statistic']} alone reaches an AUROC of {trivial['auroc']:.3f}")
     return "\n".join(lines)

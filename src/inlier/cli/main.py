@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from inlier.cli import demo, detecting
+from inlier.cli import comparing, demo, detecting, mapping
 from inlier.errors import InlierError
 
 IMPOSSIBLE, INTERRUPTED = 2, 130
@@ -22,6 +22,8 @@ app = typer.Typer(
 app.command("fit")(detecting.fit)
 app.command("inspect")(detecting.inspect)
 app.command("evaluate")(detecting.evaluate)
+app.command("compare")(comparing.compare)
+app.command("map")(mapping.map_photos)
 app.command("demo")(demo.demo)
 
 
@@ -52,5 +54,7 @@ def run() -> None:
         sys.exit(IMPOSSIBLE)
     except SystemExit as end:  # Typer makes one of everything else, of Ctrl-C without a word
         if end.code == INTERRUPTED:
-            typer.echo("inlier: interrupted; given again, inspect goes on where it stopped.", err=True)
+            typer.echo(
+                "inlier: interrupted; given again, inspect and a training in fit go on where they stopped.", err=True
+            )
         raise

@@ -25,7 +25,13 @@ _ENVIRONMENT = Environment(
 
 
 def write_page(
-    path: Path, template: str, *, styles: Sequence[str], script: str | None, values: Mapping[str, object]
+    path: Path,
+    template: str,
+    *,
+    styles: Sequence[str],
+    script: str | None,
+    libraries: Sequence[str] = (),
+    values: Mapping[str, object],
 ) -> None:
     """Write a template as one HTML file, piece by piece: an iterator among the values is never held whole.
 
@@ -34,10 +40,11 @@ def write_page(
         template: Name of the page's template.
         styles: Names of its style sheets, in order.
         script: Name of its script; None for a page without one.
+        libraries: Names of scripts that stand before it, in order.
         values: What the template shows; text is escaped.
     """
     style = "".join(_source(name) for name in styles)
-    code = "" if script is None else _source(script)
+    code = "".join(_source(name) for name in (*libraries, *([] if script is None else [script])))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_allowed(style)}; script-src {_allowed(code)}; "
         "base-uri 'none'; form-action 'none'"
