@@ -153,7 +153,7 @@ def test_options_beat_overrides_and_overrides_beat_the_file(
     ran = inlier("fit", photos, "--out", tmp_path / "model", *given, "--layers", "1,3", "--memory-budget", "64MiB")
     assert ran.status == 0
     assert section(tmp_path / "model", "fit") == {
-        "detector": "photo-neighbors", "seed": 1, "memory_budget": "64MiB",
+        "detector": "photo-neighbors", "seed": 1, "memory_budget": "64MiB", "augment": 7,
     }  # fmt: skip
     assert section(tmp_path / "model", "input") == {"size": 64}
     assert section(tmp_path / "model", "photo-neighbors")["power"] == 1.0
@@ -269,7 +269,6 @@ def test_data_and_folders_that_cannot_be_used_are_one_sentence(
     inlier: Callable[..., Any], model_folder: Path, photos: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    write_photos(tmp_path / "one", 1)
     (tmp_path / "bad.csv").write_text("file,label\na.jpg,good\n", encoding="utf-8")
     shutil.copytree(model_folder, tmp_path / "damaged")
     (tmp_path / "damaged" / "detector.safetensors").write_bytes(b"\0" * 100)
@@ -277,7 +276,6 @@ def test_data_and_folders_that_cannot_be_used_are_one_sentence(
     commands: dict[tuple[str | Path, ...], str] = {
         ("fit", tmp_path / "empty", "--out", new): "holds no photos.",
         ("fit", tmp_path / "none", "--out", new): "does not exist.",
-        ("fit", tmp_path / "one", "--out", new): "another, got 1 of one group.",
         ("fit", tmp_path / "bad.csv", "--out", new): "needs a column named path; its columns: file, label.",
         ("fit", photos, "--out", photos): "holds something else than a model; choose another --out, or remove it.",
         ("fit", photos, "--out", photos / "0.png"): "0.png holds something else than a model; choose another --out,",

@@ -80,8 +80,8 @@ AugmentOption = Annotated[
 SelectOption = Annotated[
     str | None,
     typer.Option(
-        help="synthetic: another detector (or [select] candidates) instead of the one asked for, if it finds altered "
-        "copies of the normal photos clearly better. Slow; on real damage it need not be better.",
+        help="synthetic: instead of the detector asked for another one (or one of the [select] candidates), if it "
+        "finds altered copies of normal photos clearly better. Slow, and measured to be no better on real damage.",
         metavar="BY",
     ),
 ]
