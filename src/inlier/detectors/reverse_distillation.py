@@ -47,8 +47,8 @@ class ReverseDistillation:
     Departures from the paper, beside those of the networks (see ``student``):
 
     - The loss. The paper prints the mean of M_l; its authors' code takes the cosine of a layer's flattened maps,
-      which weighs cells by their length (their issue 22). Flattened is the default, since it finds more anomalies on
-      development photos, as others found too; ``loss="per-position"`` is the paper's.
+      which weighs cells by their length (their issue 22). Flattened is the default, since it finds more of the
+      development anomalies of magnetic tiles, and others report the same; ``loss="per-position"`` is the paper's.
     - The score averages the worst part of the map, where the paper takes the worst pixel (``pooling="max"``) and the
       thesis the mean (``"mean"``).
     - A budget of photos shown in place of epochs, Adam on one cycle, and an early stop when photos that are held out
@@ -95,7 +95,7 @@ class ReverseDistillation:
         Args:
             layers: Which of the backbone's layers the student imitates, at least two, as a rule three.
             scoring_layers: Which of these contribute to map and score (thesis, 5.4); none named: all, but of three
-                and more the finest, whose texture is as hard to tell in normal photos as in others.
+                and more not the finest, which by itself tells least.
             loss: ``flattened`` compares a layer's whole maps as one vector, ``per-position`` each cell's vector.
             combination: ``sum`` or ``product`` of the layers' maps.
             pooling: ``max``, ``mean`` or ``top``, over the anomaly map.
