@@ -295,7 +295,7 @@ def test_folds_stand_beside_their_mean(tmp_path):
 def test_without_masks_the_page_says_that_the_place_is_unproven(tmp_path):
     values = metrics(pixel_auroc=None, aupro_03=None)
     words = Page(write(tmp_path / "evaluation.html", metrics=values)).words
-    assert "Without masks of the defects, nothing here says whether the heat lies in the right place." in words
+    assert "Nothing here says whether heat lies in the right place: that takes masks of the defects," in words
     assert "Pixel AUROC" not in words
 
 

@@ -41,7 +41,7 @@ def test_the_example_of_the_docstring_runs() -> None:
 
 
 def test_the_class_is_that_of_linear_discriminant_analysis(make_features: MakeFeatures) -> None:
-    """scikit-learn's, given the same shrunk covariance; the probabilities too, once the temperature is taken out."""
+    """scikit-learn's, given the same shrunk covariance; the probability is that of the docstring's formula."""
     members = [number % 3 for number in range(90)]
     train, test = _maps(members, seed=1), _maps([0, 1, 2] * 10, seed=2)
     components = _fitted(make_features)
@@ -53,11 +53,26 @@ def test_the_class_is_that_of_linear_discriminant_analysis(make_features: MakeFe
     )
     reference.fit(rows, members)
     queries = embed_photos([test[4]], power=1).double().numpy()
-    logits = reference.decision_function(queries) / float(components.temperature_)
-    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    for (name, probability), row in zip(components.suggest(test), expected, strict=True):
-        assert name == CLASSES[int(row.argmax())]
+    inverse = np.linalg.inv(shrunk.covariance_)
+    squared = np.stack(
+        [[(q - rows[k::3].mean(0)) @ inverse @ (q - rows[k::3].mean(0)) for k in range(3)] for q in queries]
+    )
+    spread, temperature = float(components.spread_), float(components.temperature_)
+    student = (1 + squared / spread) ** (-spread / 2 / temperature)  # a multivariate t, to the power 1 / temperature
+    expected = student / student.sum(axis=1, keepdims=True)
+    classes = reference.predict(queries)
+    for (name, probability), row, member in zip(components.suggest(test), expected, classes, strict=True):
+        assert name == CLASSES[int(member)] == CLASSES[int(row.argmax())]
         assert probability == pytest.approx(row.max(), rel=1e-2)
+
+
+def test_far_from_every_class_it_is_less_sure(make_features: MakeFeatures) -> None:
+    """A Gaussian would be surer the farther away; here a photo of nothing known is hardly told apart."""
+    components = _fitted(make_features)
+    near = {4: 1 + torch.eye(6)[:1, :, None, None].expand(1, 6, 2, 2)}
+    far = {4: torch.tensor([0.6, 0.5, 0.5, 9.0, 9.0, 9.0])[None, :, None, None].expand(1, 6, 2, 2)}
+    (_, of_near), (_, of_far) = components.suggest(near)[0], components.suggest(far)[0]
+    assert of_far < of_near
 
 
 class _Given:

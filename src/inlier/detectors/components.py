@@ -22,24 +22,25 @@ from inlier.features.cache import FeatureSet
 from inlier.features.pooling import embed_photos
 
 _NUM_FOLDS = 5
-_LEARNED = ("means_", "whitening_", "temperature_", "names_")
+_LEARNED = ("means_", "whitening_", "spread_", "temperature_", "names_")
 
 
 class Components:
     """Names the most similar class of normal photos: linear discriminant analysis of pooled features.
 
     A photo's distance to the mean of each class is measured in units of how photos of one class differ (the
-    covariance within classes, shrunk by the rule of Ledoit & Wolf, 2004); with equal priors, half its negative square
-    is the logarithm of the class's likelihood, but for a constant (Fisher, 1936; Hastie, Tibshirani & Friedman,
-    *Elements of Statistical Learning*, section 4.3). Such Gaussians in hundreds of dimensions are far too sure of
-    themselves, so the logarithms are divided by a temperature, which is chosen to make photos of held-out groups most
-    likely (Platt, 1999; Guo et al., ICML 2017, section 4).
+    covariance within classes, shrunk by the rule of Ledoit & Wolf, 2004), and the nearest mean names it (Fisher, 1936;
+    Hastie, Tibshirani & Friedman, *Elements of Statistical Learning*, section 4.3; equal priors). Gaussians would be
+    too sure in hundreds of dimensions, and most of all of a photo far from every class. So the likelihood is that of a
+    Student distribution, v / 2 * log(1 + d^2 / v) with v the squared distance that photos of held-out groups have from
+    their own class on average, which far away compares ratios of distances and not differences; and its logarithms are
+    divided by a temperature that makes those photos most likely (Platt, 1999; Guo et al., ICML 2017, section 4).
 
     A probability answers "which of these, if it is one of these": whether a photo belongs at all is the detector's
     question, not this one's.
 
-    Learns ``means_`` (C, D), ``whitening_`` (D, D), ``temperature_`` (1,) and ``names_``, the classes in their order as
-    the bytes of a JSON list, so that they are saved like all else.
+    Learns ``means_`` (C, D), ``whitening_`` (D, D), ``spread_`` (1,), which is v, ``temperature_`` (1,) and ``names_``,
+    the classes in their order as the bytes of a JSON list, so that they are saved like all else.
 
     Example:
         >>> from inlier.features.cache import FeatureCache
@@ -87,8 +88,9 @@ class Components:
         self.names_ = torch.tensor(list(json.dumps(names).encode()), dtype=torch.uint8)
         self.means_, self.whitening_ = _classes(embeddings, members, len(names))
         is_judged = ~np.array(labelled.is_view)
-        temperature = _temperature(embeddings, members, labelled.groups, is_judged, len(names), seed)
-        self.temperature_ = torch.tensor([temperature])
+        squared, truth = _held_out(embeddings, members, labelled.groups, is_judged, len(names), seed)
+        self.spread_ = _spread(squared, truth)
+        self.temperature_ = _temperature(_log_likelihoods(squared, self.spread_), truth)
         return self
 
     @property
@@ -108,13 +110,14 @@ class Components:
             NotFittedError: It was not fitted.
         """
         check_is_fitted(self, "means_")
-        likelihood = _log_likelihoods(self._embed(maps), self.means_, self.whitening_)
+        squared = _squared_distances(self._embed(maps), self.means_, self.whitening_)
+        likelihood = _log_likelihoods(squared, self.spread_)
         probability, best = (likelihood / self.temperature_).softmax(dim=1).max(dim=1)
         names = self.names
         return [(names[name], float(p)) for name, p in zip(best.tolist(), probability, strict=True)]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """``means_``, ``whitening_``, ``temperature_`` and ``names_``."""
+        """``means_``, ``whitening_``, ``spread_``, ``temperature_`` and ``names_``."""
         check_is_fitted(self, "means_")
         return {name: getattr(self, name) for name in _LEARNED}
 
@@ -144,20 +147,25 @@ def _classes(embeddings: Tensor, members: NDArray[np.int64], num_classes: int) -
     return means @ whitening, whitening
 
 
-def _log_likelihoods(embeddings: Tensor, means: Tensor, whitening: Tensor) -> Tensor:
-    """Logarithm of each class's likelihood, but for a constant of the photo: shape (N, C)."""
-    return -0.5 * torch.cdist(embeddings @ whitening, means).square()
+def _squared_distances(embeddings: Tensor, means: Tensor, whitening: Tensor) -> Tensor:
+    """Of each photo to each class's mean, whitened: shape (N, C)."""
+    return torch.cdist(embeddings @ whitening, means).square()
 
 
-def _temperature(
+def _log_likelihoods(squared: Tensor, spread: Tensor) -> Tensor:
+    """Student's, but for a constant: shape (N, C), of squared distances of that shape."""
+    return -spread / 2 * torch.log1p(squared / spread)
+
+
+def _held_out(
     embeddings: Tensor,
     members: NDArray[np.int64],
     groups: Sequence[str],
     is_judged: NDArray[np.bool_],
     num_classes: int,
     seed: int,
-) -> float:
-    """The temperature that makes the classes of held-out photos most likely; 1 where nothing can be held out.
+) -> tuple[Tensor, Tensor]:
+    """Squared distances of photos to classes learned without their groups, and the class that each belongs to.
 
     Args:
         embeddings: Shape (N, D).
@@ -166,22 +174,37 @@ def _temperature(
         is_judged: Which photos count, shape (N,); altered copies do not.
         num_classes: C.
         seed: Decides which groups are held out together.
+
+    Returns:
+        Shapes (H, C) and (H,); H is 0 where no group can be spared.
     """
     num_folds = min(_NUM_FOLDS, len(set(groups)))
     folds = group_folds(groups, num_folds=num_folds, seed=seed) if num_folds > 1 else np.zeros(len(groups), np.int64)
-    found, truth = [], []
+    found, truth = [torch.empty(0, num_classes)], [torch.empty(0, dtype=torch.int64)]
     for fold in range(num_folds):
         learned = folds != fold
         held_out = ~learned & is_judged
         if len(np.unique(members[learned])) == num_classes and held_out.any():
             means, whitening = _classes(embeddings[torch.from_numpy(learned)], members[learned], num_classes)
-            found.append(_log_likelihoods(embeddings[torch.from_numpy(held_out)], means, whitening).double())
+            found.append(_squared_distances(embeddings[torch.from_numpy(held_out)], means, whitening))
             truth.append(torch.from_numpy(members[held_out]))
-    if not found:
-        return 1.0
-    likelihood, members_of = torch.cat(found), torch.cat(truth)
+    return torch.cat(found), torch.cat(truth)
+
+
+def _spread(squared: Tensor, truth: Tensor) -> Tensor:
+    """The mean squared distance of photos from their own class, shape (1,); 1 of no photos, or of photos all alike."""
+    own = squared.gather(1, truth[:, None])
+    return own.mean().reshape(1) if len(own) and float(own.mean()) > 0 else torch.ones(1)
+
+
+def _temperature(likelihood: Tensor, truth: Tensor) -> Tensor:
+    """What makes the classes of photos most likely, shape (1,); 1 of no photos."""
+    if not len(truth):
+        return torch.ones(1)
+    likelihood = likelihood.double()
 
     def surprise(log_temperature: float) -> float:
-        return float(torch.nn.functional.cross_entropy(likelihood / math.exp(log_temperature), members_of))
+        return float(torch.nn.functional.cross_entropy(likelihood / math.exp(log_temperature), truth))
 
-    return math.exp(minimize_scalar(surprise, bounds=(math.log(0.1), math.log(1e4)), method="bounded").x)
+    best = minimize_scalar(surprise, bounds=(math.log(0.1), math.log(1e4)), method="bounded").x
+    return torch.tensor([math.exp(best)])

@@ -75,7 +75,7 @@ class ReverseDistillation:
         loss: Loss = "flattened",
         combination: Combination = "sum",
         pooling: Pooling = "top",
-        top_ratio: float = 0.1,
+        top_ratio: float = 0.2,
         map_size: int = 224,
         sigma: float = 4.0,
         width: int = 128,
