@@ -12,7 +12,7 @@ from inlier.detectors.combined import Combined
 from inlier.detectors.patchcore import PatchCore
 from inlier.detectors.photo_neighbors import PhotoNeighbors
 from inlier.errors import ModelError
-from inlier.features.cache import FeatureSet
+from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.records import Evidence, Prediction
 
 MakeFeatures = Callable[..., FeatureSet]
@@ -93,6 +93,16 @@ def test_members_measure_their_spread_on_photos_they_have_not_seen_and_learn_fro
     for member in members:
         assert sorted(member.num_learned[:2]) == [1, 3]
         assert member.num_learned[2:] == [4]
+
+
+def test_of_one_photo_its_altered_copies_tell_the_spread(make_features: MakeFeatures) -> None:
+    member = Level(1)
+    with FeatureCache(dtype=torch.float32) as cache:
+        cache.append(_maps([1.0, 2.0, 4.0, 9.0], [0.0] * 4), groups=["a"] * 4, is_view=[False, True, True, True])
+        combined = Combined([member]).fit(cache.features())
+    # The photo alone is learned first; its copies lie 1, 3 and 8 above it: median 3, median absolute deviation 2.
+    assert member.num_learned == [1, 4]
+    assert combined.centers_.tolist() == [3.0] and combined.scales_.tolist() == pytest.approx([2 * 1.4826])
 
 
 def test_one_group_leaves_scores_as_they_are(make_features: MakeFeatures) -> None:

@@ -7,9 +7,10 @@ from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from inlier.detectors.crossfit import cross_scores
+from inlier.detectors.crossfit import cross_scores, score_photos
 from inlier.detectors.protocol import Detector, check_features, check_is_fitted, take
 from inlier.features.cache import FeatureSet
 from inlier.records import Prediction
@@ -51,12 +52,24 @@ class Combined:
         check_features(self, features)
         centers, scales = torch.zeros(len(self.members)), torch.ones(len(self.members))
         for place, member in enumerate(self.members):
-            if len(set(features.groups)) >= 2:
-                scores = cross_scores(member, features, num_folds=2, seed=self.seed).values
+            scores = self._unseen_scores(member, features)
+            if len(scores):
                 centers[place], scales[place] = _center_and_scale(scores)
             member.fit(features)
         self.centers_, self.scales_ = centers, scales
         return self
+
+    def _unseen_scores(self, member: Detector, features: FeatureSet) -> NDArray[np.float32]:
+        """Scores by the member of photos that it has not seen; none where there is nothing to hold out.
+
+        Of a single group the altered copies have to stand in for photos of others.
+        """
+        if len(set(features.groups)) >= 2:
+            return cross_scores(member, features, num_folds=2, seed=self.seed).values
+        copies = features.select(np.flatnonzero(features.is_view).tolist())
+        if not copies:
+            return np.empty(0, dtype=np.float32)
+        return score_photos(member.fit(features.originals()), copies).values
 
     def predict(self, maps: Mapping[int, Tensor]) -> Prediction:
         """Scores photos; the map stays in the units of the member that drew it."""
