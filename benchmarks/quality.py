@@ -178,8 +178,8 @@ def origin(rows: Sequence[Row]) -> str:
     first = rows[0]["metrics"]
     prints = ", ".join(f"{name} `{_metrics(rows, name, titles[0])['data_fingerprint'][:8]}`" for name in sets)
     return (
-        f"Split {first['split']}, seed {first['seed']}, torch {first['versions']['torch']}, all by one command: `python "
-        "benchmarks/quality.py DATA_ROOT --readme README.md`. *Photos* are normal + anomalous ones; ranges "
+        f"Split {first['split']}, seed {first['seed']}, torch {first['versions']['torch']}, all by one command: "
+        "`python benchmarks/quality.py DATA_ROOT --readme README.md`. *Photos* are normal + anomalous ones; ranges "
         "are 95 % intervals; *normal rejected* is asked to be at most 5 % on average; a *trivial statistic* is one of "
         f"six such as brightness, and the best of them is picked. Data fingerprints: {prints}.\n"
     )
