@@ -36,11 +36,14 @@ from inlier.data.transforms import Transform
 from inlier.decision.calibration import Calibration
 from inlier.decision.heatmap import heat_overlay
 from inlier.decision.metrics import image_auroc
-from inlier.detectors.crossfit import cross_scores
-from inlier.detectors.patchcore import Distance, PatchCore, Pooling
+from inlier.detectors.anomaly_map import Pooling, pool_map
+from inlier.detectors.crossfit import cross_scores, score_photos
+from inlier.detectors.neighbors import nearest_rows
+from inlier.detectors.patchcore import Distance, PatchCore
 from inlier.detectors.reverse_distillation import ReverseDistillation
 from inlier.features.backbone import Backbone, best_precision
 from inlier.features.cache import FeatureCache, FeatureSet
+from inlier.features.patches import embed_patches
 from inlier.model import package_versions
 
 matplotlib.use("svg")
@@ -143,9 +146,18 @@ def read(folder: Path, backbone: Backbone, cache: FeatureCache, split: str, num_
     )
 
 
-def scores_of(detector: PatchCore | ReverseDistillation, photos: FeatureSet) -> NDArray[np.float32]:
-    """The score of each photo, shape (N,)."""
-    return torch.cat([detector.predict(maps).score for maps in photos.batches()]).numpy()
+def patchcore_aurocs(detector: PatchCore, data: DataSet) -> dict[Pooling, float]:
+    """Image AUROC of each pooling, from patches that are compared once: what ``predict`` does, for all poolings."""
+    scores: dict[Pooling, list[Tensor]] = {pooling: [] for pooling in POOLINGS}
+    for maps in data.judged.batches():
+        chosen = [maps[layer] for layer in detector.layers]
+        patches = embed_patches(
+            chosen, patch_size=detector.patch_size, is_cosine=detector.distance == "cosine"
+        )  # (B, h, w, D)
+        distances, _ = nearest_rows(patches.flatten(0, 2), detector.memory_bank_)
+        for pooling, of in scores.items():
+            of.append(pool_map(distances.view(patches.shape[:3]), pooling=pooling, top_ratio=detector.top_ratio))
+    return {pooling: image_auroc(torch.cat(of).numpy(), data.is_anomalous) for pooling, of in scores.items()}
 
 
 def patch_sizes(data: DataSet) -> list[Row]:
@@ -154,9 +166,7 @@ def patch_sizes(data: DataSet) -> list[Row]:
     for distance, patch_size in product(DISTANCES, PATCH_SIZES):
         detector = PatchCore(layers=(3,), patch_size=patch_size, distance=distance, max_bank_rows=2000)
         detector.fit(data.normal)
-        for pooling in POOLINGS:
-            detector.pooling = pooling  # the bank is the same
-            area = image_auroc(scores_of(detector, data.judged), data.is_anomalous)
+        for pooling, area in patchcore_aurocs(detector, data).items():
             rows.append(
                 {"set": data.name, "distance": distance, "patch_size": patch_size, "pooling": pooling, "auroc": area}
             )
@@ -170,9 +180,7 @@ def layers_of_patchcore(data: DataSet) -> list[Row]:
         detector = PatchCore(
             layers=chosen, patch_size=patch_size, distance=distance, coreset_ratio=0.01, max_bank_rows=1000
         ).fit(data.normal)
-        for pooling in POOLINGS:
-            detector.pooling = pooling
-            area = image_auroc(scores_of(detector, data.judged), data.is_anomalous)
+        for area in patchcore_aurocs(detector, data).values():
             rows.append({"detector": "patchcore", "set": data.name, "layers": chosen, "auroc": area})
     return rows
 
@@ -184,7 +192,7 @@ def layers_of_reverse_distillation(data: DataSet, seed: int) -> list[Row]:
     for chosen, combination, pooling in product(subsets(trained.layers), ("sum", "product"), POOLINGS):
         detector = ReverseDistillation(scoring_layers=chosen, combination=combination, pooling=pooling, seed=seed)
         detector.load_state_dict(trained.state_dict())
-        area = image_auroc(scores_of(detector, data.judged), data.is_anomalous)
+        area = image_auroc(score_photos(detector, data.judged).values, data.is_anomalous)
         rows.append({"detector": "reverse-distillation", "set": data.name, "layers": chosen, "auroc": area})
     return rows
 

@@ -43,7 +43,7 @@ def test_one_photo_from_disk_to_verdict(patchcore: Model, data: Manifest) -> Non
     assert image.shape == (3, SIZE, SIZE)
 
     maps = backbone.extract(image[None])
-    assert {layer: features.shape[2] for layer, features in maps.items()} == {2: 8, 3: 4}
+    assert {layer: features.shape[2] for layer, features in maps.items()} == {2: 8, 3: 4, 4: 2}
     patches = embed_patches([maps[2], maps[3]], patch_size=3, is_cosine=True)
     assert patches.shape == (1, 8, 8, 40 + 112)
     distances, _ = nearest_rows(patches.flatten(0, 2), detector.memory_bank_)
@@ -53,7 +53,9 @@ def test_one_photo_from_disk_to_verdict(patchcore: Model, data: Manifest) -> Non
 
     p_value = calibration.p_values(score.numpy())
     (decision,) = calibration.decide(score.numpy(), false_alarm_rate=0.05, uncertain_rate=0.2)
-    verdict = Verdict(str(path), float(score), float(p_value[0]), decision)
+    assert patchcore.components is not None  # the photos are sorted into two components
+    ((component, probability),) = patchcore.components.suggest(maps)
+    verdict = Verdict(str(path), float(score), float(p_value[0]), decision, component, probability)
 
     (inspection,) = inspect_photos(patchcore, [Photo(path, "test")])
     assert inspection.verdict == verdict
