@@ -160,7 +160,8 @@ def fit(
     if as_json:
         print_json({"model": str(out), "identity": model.identity, **facts, "notes": model.notes})
     else:
-        learned = f"Learned from {facts['num_fitted']} normal photos, calibrated on {facts['num_calibration']}"
+        photos = f"{facts['num_fitted']} normal photo{'s' * (facts['num_fitted'] != 1)}"
+        learned = f"Learned from {photos}, calibrated on {facts['num_calibration']}"
         show(f"{learned} ({facts['calibration']}): {out}", quiet=quiet)
     say_notes(model.notes, quiet=quiet)
     say_unreadable(unreadable, quiet=quiet)
