@@ -254,7 +254,7 @@ def draw_layers(rows: Sequence[Row], path: Path) -> None:
 
     detectors, sets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("detector", "set"))
     figure, panes = pyplot.subplots(
-        len(detectors), len(sets), figsize=(2.1 * len(sets) + 0.8, 2.9 * len(detectors)), sharey=True, squeeze=False,
+        len(detectors), len(sets), figsize=(2.1 * len(sets) + 0.8, 2.9 * len(detectors)), sharey="row", squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for (i, detector), (j, name) in product(enumerate(detectors), enumerate(sets)):
@@ -287,7 +287,7 @@ def draw_heatmaps(backbone: Backbone, path: Path) -> None:
         return backbone.extract(torch.stack([transform.to_tensor(image) for image in images]))
 
     normal = [draw_component("cylinder-liner", seed=seed).image for seed in range(40)]
-    defects: tuple[str | None, ...] = ("crack", "scuffing", "corrosion", None)
+    defects: tuple[str | None, ...] = ("crack", "scuffing", "peel-off", None)
     shown = [draw_component("cylinder-liner", seed=100 + place, defect=of).image for place, of in enumerate(defects)]
     lines = []
     with FeatureCache(dtype=torch.float32) as cache:
