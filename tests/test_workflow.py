@@ -220,6 +220,19 @@ def test_classes_of_which_no_photo_can_be_read_are_told(tmp_path: Path) -> None:
         fit(QUICK, Manifest(tuple(photos)))
 
 
+def test_a_training_leaves_checkpoints_where_asked_and_goes_on_from_them(tmp_path: Path) -> None:
+    photos = Manifest(tuple(Photo(path, "train", group="ship") for path in write_photos(tmp_path / "photos", 3)))
+    sections = TINY | {"fit": {"detector": "reverse-distillation", "augment": 0}}
+    sections |= {"reverse-distillation": {"num_samples": 32, "width": 8}}
+    plain, _ = fit(sections, photos)
+    first, _ = fit(sections, photos, checkpoints=tmp_path / "training")
+    (checkpoint,) = (tmp_path / "training").iterdir()
+    written = checkpoint.stat().st_mtime_ns
+    again, _ = fit(sections, photos, checkpoints=tmp_path / "training")
+    assert checkpoint.stat().st_mtime_ns == written  # nothing was left to train
+    assert is_same(first, plain) and is_same(again, plain)
+
+
 def test_names_that_are_no_text_are_no_trouble(tmp_path: Path) -> None:
     paths = write_photos(tmp_path, 3)
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/K\xfclung.png"))
