@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 import typer
 
-from inlier.build import resolve
+from inlier.build import DETECTORS, resolve
 from inlier.cli.main import app
 from inlier.config import read_config
 
@@ -129,6 +129,13 @@ def test_help_shows_the_defaults_that_only_the_configuration_knows(
     shown = " ".join(re.findall(r"\[default: \((.*?)\)\]", out))
     for default in ("combined", "efficientnet_lite0", "224", "2GiB", "0.05", "0.2", "good,normal,ok"):
         assert default in shown
+
+
+def test_help_and_the_page_on_detectors_name_every_one() -> None:
+    (option,) = (option for option in COMMANDS["fit"].params if option.name == "detector")
+    page = (ROOT / "docs" / "detectors.md").read_text(encoding="utf-8")
+    assert [name for name in DETECTORS if f"| `{name}` |" not in page] == []
+    assert set(re.findall(r"[a-z-]+", option.help)) - {"or"} == set(DETECTORS)
 
 
 def _anchors(page: Path) -> set[str]:

@@ -37,7 +37,11 @@ DataArgument = Annotated[Path, typer.Argument(help="Folder of photos, data set f
 ModelArgument = Annotated[Path, typer.Argument(help="Folder that `inlier fit` wrote.", metavar="MODEL")]
 PhotosArgument = Annotated[list[Path], typer.Argument(help="Photos, or folders of them.", metavar="PHOTOS...")]
 DetectorOption = Annotated[
-    str | None, typer.Option(help="combined, patchcore or photo-neighbors.", show_default="combined")
+    str | None,
+    typer.Option(
+        help="combined, patchcore, photo-neighbors, subspace, photo-subspace, reverse-distillation or baseline.",
+        show_default="combined",
+    ),
 ]
 BackboneOption = Annotated[str | None, typer.Option(help="A timm name.", show_default="efficientnet_lite0")]
 LayersOption = Annotated[
