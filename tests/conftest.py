@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
+from inlier.adapted import AdaptedBackbone
 from inlier.data.manifest import Manifest
 from inlier.data.synthetic_folders import write_dataset
+from inlier.features.backbone import Backbone
 from inlier.model import Model
 from inlier.workflow import fit
 
@@ -53,6 +56,26 @@ def model_folder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The model, saved; a test that changes it copies it first."""
     directory = tmp_path_factory.mktemp("saved") / "model"
     model.save(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def adapted() -> AdaptedBackbone:
+    """A tiny backbone that learned nothing, with an adaptor on layer 3, and a gate that found no gain."""
+    torch.manual_seed(0)
+    backbone = Backbone("test_resnet", layers=(1, 2, 3, 4), is_pretrained=False)
+    backbone.adapt({3: torch.nn.Conv2d(backbone.channels[2], 24, kernel_size=1)})
+    gain = {"value": -0.004, "low": -0.012, "high": 0.005}
+    gate = {"verdict": "no evidence", "measures": [{"kind": "anomalies", "gain": gain}]}
+    facts = {"objective": "simclr", "data_fingerprint": "0" * 64, "gate": gate}
+    return AdaptedBackbone(backbone, {"finetune": {"objective": "simclr"}}, facts, [{"step": 1, "loss": 2.5}])
+
+
+@pytest.fixture(scope="session")
+def backbone_folder(adapted: AdaptedBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The adapted backbone, saved as ``ships``; a test that changes it copies it first."""
+    directory = tmp_path_factory.mktemp("adapted") / "ships"
+    adapted.save(directory)
     return directory
 
 

@@ -12,15 +12,20 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "inlier"
 LAYERS = (  # folder and files, from low to high; a new file takes its place here
     ("", "errors records config"),
-    ("data.", "modes images tables layouts manifest splits transforms loader statistics views cutpaste"),
+    ("data.", "modes images tables layouts manifest splits transforms loader statistics views cutpaste squares"),
     ("data.drawing.", "surface parts components family defects wear light camera pictures screens"),
     ("data.", "synthetic synthetic_folders"),
-    ("features.", "weights backbone patches pooling cache separation arrangement"),
+    ("features.", "weights backbone patches pooling cache separation arrangement student"),
     ("", "training"),
     (
         "detectors.",
         "protocol coreset neighbors moments whitening anomaly_map patchcore photo_neighbors components subspace "
-        "student reverse_distillation baselines crossfit combined",
+        "reverse_distillation baselines crossfit combined",
+    ),
+    (
+        "finetuning.",
+        "views parallel heads contrastive simclr supcon reverse_distillation masked adaptor collapse parameters "
+        "batches passes finetune",
     ),
     (
         "decision.",
@@ -29,10 +34,11 @@ LAYERS = (  # folder and files, from low to high; a new file takes its place her
     ),
     (
         "",
-        "outputs build model fitting reading workflow selection inspection evaluation cross_validation comparison "
-        "embedding mapping demonstration",
+        "outputs folders adapted build model fitting reading workflow selection inspection evaluation cross_validation "
+        "comparison embedding mapping downstream gate objectives adaptation demonstration",
     ),
-    ("cli.", "options detecting comparing mapping demo main"),
+    ("experiments.", "tracking"),
+    ("cli.", "options detecting finetuning comparing mapping demo main"),
     ("", "__main__"),
 )
 PLACES = {folder + n: (i, j) for i, (folder, names) in enumerate(LAYERS) for j, n in enumerate(names.split())}

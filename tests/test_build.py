@@ -2,27 +2,32 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
+from inlier.adapted import AdaptedBackbone
 from inlier.build import (
     DETECTORS,
     SECTIONS,
+    backbone_facts,
     build_backbone,
     build_components,
     build_detector,
     parse_bytes,
     resolve,
+    resolve_keywords,
     resolve_rates,
 )
 from inlier.detectors.combined import Combined
 from inlier.detectors.patchcore import PatchCore
 from inlier.detectors.photo_neighbors import PhotoNeighbors
 from inlier.detectors.reverse_distillation import ReverseDistillation
-from inlier.errors import ConfigError, WeightsError
+from inlier.errors import ConfigError, ModelError, WeightsError
 from inlier.features.backbone import best_precision
 
 
@@ -192,3 +197,102 @@ def test_backbones_that_cannot_be_had_are_refused_in_a_sentence(tmp_path: Path) 
     config = resolve({"backbone": {"weights": str(tmp_path / "none.pth")}}, device="cpu")
     with pytest.raises(WeightsError, match=r"^The weights file .*none\.pth does not exist\.$"):
         build_backbone(config, build_detector(config))
+
+
+PATCHES: dict[str, dict[str, Any]] = {"fit": {"detector": "patchcore"}}
+
+
+def test_a_folder_is_a_backbone(adapted: AdaptedBackbone, backbone_folder: Path) -> None:
+    config = resolve(PATCHES | {"backbone": {"name": str(backbone_folder)}}, device="cpu")
+    assert config["backbone"] == {
+        "name": "test_resnet",
+        "weights": str(backbone_folder),
+        "precision": best_precision("cpu"),
+        "adapted": {
+            "title": "ships", "identity": adapted.identity, "objective": "simclr", "verdict": "no evidence",
+        },
+    }  # fmt: skip
+    assert resolve(config, device="cpu") == config
+    assert backbone_facts(config) == {"network": "test_resnet", "identity": adapted.identity, **adapted.facts}
+    del config["components"]
+    config["backbone"]["precision"] = "float32"
+    backbone = build_backbone(config, build_detector(config))
+    images = torch.rand(2, 3, 64, 64)
+    maps, expected = backbone.extract(images), adapted.backbone.extract(images)
+    assert backbone.layers == (2, 3) and backbone.channels[1] == 24
+    assert all(torch.allclose(of, expected[layer], atol=1e-6) for layer, of in maps.items())
+
+
+def test_a_plain_backbone_is_none(backbone_folder: Path) -> None:
+    config = resolve({}, device="cpu")
+    assert "adapted" not in config["backbone"] and backbone_facts(config) is None
+
+
+def test_what_timm_knows_is_timms_and_what_has_a_separator_is_a_folder(
+    backbone_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def network(name: str) -> Any:
+        return resolve({"backbone": {"name": name}}, device="cpu")["backbone"]["name"]
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("resnet18", "efficientnet_lite0", "ships"):
+        shutil.copytree(backbone_folder, tmp_path / name)
+    assert [network(name) for name in ("resnet18", "efficientnet_lite0")] == ["resnet18", "efficientnet_lite0"]
+    assert {network(name) for name in ("./resnet18", "ships", "ships/", str(tmp_path / "ships"))} == {"test_resnet"}
+    assert network("resnet19_x") == "resnet19_x"  # which build_backbone refuses
+    with pytest.raises(ModelError, match=r"^The backbone none/here does not exist\.$"):
+        network("none/here")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"^empty is no backbone: it has no model\.json\.$"):
+        network("empty")
+
+
+def test_folders_that_cannot_be_used_are_refused_in_a_sentence(
+    adapted: AdaptedBackbone, backbone_folder: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    def build(layers: tuple[int, ...] | None = None, **backbone: Any) -> None:
+        config = resolve(PATCHES | {"backbone": backbone}, device="cpu", layers=layers)
+        build_backbone(config, build_detector(config))
+
+    folder = str(backbone_folder)
+    with pytest.raises(ModelError, match=r"/model is no backbone of inlier: it holds a model\.$"):
+        build(name=str(model_folder))
+    with pytest.raises(ConfigError, match=r"^\[backbone\]: layers of test_resnet must be in 1 to 4, got \[9\]\.$"):
+        build(layers=(9,), name=folder)
+    with pytest.raises(
+        ConfigError, match=r"^\[backbone\]: the folder .*/ships has weights of its own; leave a\.pth out"
+    ):
+        build(name=folder, weights="a.pth")
+    sentence = r"/ships holds an adapted test_resnet, and the backbone asked for is resnet18; leave one of them out\.$"
+    with pytest.raises(ConfigError, match=sentence):
+        build(name="resnet18", weights=folder)
+    config = resolve({"backbone": {"weights": folder}}, device="cpu")["backbone"]
+    assert config["name"] == "test_resnet"
+    changed = config["adapted"] | {"identity": "0" * 12}
+    sentence = (
+        rf"/ships is no longer the backbone that the configuration was made with \(0{{12}}\), but {adapted.identity}"
+    )
+    with pytest.raises(ModelError, match=sentence):
+        build(**config | {"adapted": changed})
+    with pytest.raises(ModelError, match=r"^The backbone .*/gone does not exist\.$"):
+        build(**config | {"weights": str(tmp_path / "gone")})
+
+
+def test_a_folder_that_changes_before_it_is_built_from_is_noticed(
+    adapted: AdaptedBackbone, backbone_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(backbone_folder, tmp_path / "ships")
+    config = resolve(PATCHES | {"backbone": {"name": str(tmp_path / "ships")}}, device="cpu")
+    plain = adapted.backbone.select((1, 2, 3, 4)).adapt({})
+    AdaptedBackbone(plain, {}, {}, []).save(tmp_path / "ships")
+    with pytest.raises(ModelError, match=r"/ships is no longer the backbone that the configuration was made with"):
+        build_backbone(config, build_detector(config))
+
+
+def test_a_section_can_have_a_schema_of_its_own() -> None:
+    schema = {"rounds": (int, 3), "names": (list[str], ("a",))}
+    assert resolve_keywords("dance", {}, schema) == {"rounds": 3, "names": ["a"]}
+    with pytest.raises(ConfigError, match=r"^rounds of \[dance\] must be a valid integer, got 'x'\.$"):
+        resolve_keywords("dance", {"rounds": "x"}, schema)
+    with pytest.raises(ConfigError, match=r"^\[dance\] has no key named round; did you mean rounds\?$"):
+        resolve_keywords("dance", {"round": 1}, schema)

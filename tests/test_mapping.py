@@ -61,6 +61,15 @@ def test_two_backbones_are_drawn_side_by_side_with_the_models_verdicts(
     assert json.loads(json.dumps(drawn.metrics)) == drawn.metrics
 
 
+def test_an_adapted_backbone_goes_by_its_folders_name(data: Manifest, backbone_folder: Path, tmp_path: Path) -> None:
+    backbones = [("efficientnet_lite0", None), (str(backbone_folder), None)]
+    drawn = draw_map(TINY, data, tmp_path / "map.html", backbones=backbones)
+    assert [panel["name"] for panel in content(tmp_path / "map.html")["panels"]] == ["efficientnet_lite0", "ships"]
+    assert "layers 3, 4, 64 px, test_resnet" in (tmp_path / "map.html").read_text(encoding="utf-8")
+    of = drawn.metrics["backbones"][1]
+    assert (of["name"], of["network"], of["adapted"]["verdict"]) == ("ships", "test_resnet", "no evidence")
+
+
 def test_same_seed_same_page_whatever_the_order(data: Manifest, tmp_path: Path) -> None:
     pages = []
     for name, photos in (("a.html", data.photos), ("b.html", data.photos[::-1])):

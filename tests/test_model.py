@@ -16,6 +16,7 @@ from inlier.data.manifest import Manifest
 from inlier.decision.calibration import Calibration
 from inlier.decision.heatmap import decode
 from inlier.errors import ConfigError, InlierError, ModelError
+from inlier.features.backbone import Backbone
 from inlier.model import Model, References, check_target, package_versions
 from inlier.workflow import inspect_photos
 
@@ -27,6 +28,11 @@ FILES = (
     "model.json",
     "references.parquet",
 )
+
+
+ADAPTED: dict[str, dict[str, str | None]] = {
+    "adapted": {"title": "ships", "identity": "abcdefabcdef", "objective": "simclr", "verdict": None}
+}
 
 
 def scores(model: Model, data: Manifest) -> list[float | None]:
@@ -53,7 +59,7 @@ def test_a_model_that_was_saved_moved_and_loaded_is_the_same(model: Model, folde
 def test_the_folder_holds_these_files_and_says_what_they_are(model: Model, model_folder: Path) -> None:
     assert sorted(path.name for path in model_folder.iterdir()) == list(FILES)
     header = json.loads((model_folder / "model.json").read_text(encoding="utf-8"))
-    assert (header["kind"], header["format_version"]) == ("inlier-model", 2)
+    assert (header["kind"], header["format_version"]) == ("inlier-model", 3)
     assert header["config"] == model.config
     assert header["config"]["fit"]["seed"] == 0
     assert header["facts"]["versions"] == package_versions()
@@ -91,7 +97,14 @@ def test_what_is_no_model_is_refused(tmp_path: Path, folder: Path) -> None:
         ("\xff", r"is damaged: its model\.json cannot be read\.$"),
         ("[]", r"is no model of inlier: its model\.json does not say so\.$"),
         ('{"kind": "bert"}', r"is no model of inlier: its model\.json does not say so\.$"),
-        (text.replace('"format_version": 2', '"format_version": 9'), "has format version 9, and this inlier reads 2;"),
+        (
+            text.replace('"format_version": 3', '"format_version": 2'),
+            "has format version 2, and this inlier reads 3; fit",
+        ),
+        (
+            text.replace('"kind": "inlier-model"', '"kind": "inlier-backbone"'),
+            "no model of inlier: it holds a backbone",
+        ),
     ):
         header.write_text(content, encoding="latin-1")
         with pytest.raises(ModelError, match=sentence):
@@ -106,6 +119,51 @@ def test_a_model_that_this_version_cannot_build_is_refused(model: Model, tmp_pat
     )
     with pytest.raises(ModelError, match=sentence):
         Model.load(tmp_path / "model")
+
+
+def test_adaptors_are_saved_with_the_model_and_need_no_other_folder(
+    model: Model, data: Manifest, tmp_path: Path
+) -> None:
+    backbone = Backbone("efficientnet_lite0", layers=(2, 3, 4)).adapt({3: torch.nn.Conv2d(112, 112, 1)})
+    section = model.config["backbone"] | {"weights": str(tmp_path / "gone")}
+    adapted = replace(model, backbone=backbone, config=model.config | {"backbone": section | ADAPTED})
+    adapted.save(tmp_path / "model")
+    loaded = Model.load(tmp_path / "model")
+    assert list(loaded.backbone.adaptors) == ["3"] and loaded.identity == adapted.identity
+    assert scores(loaded, data) == scores(adapted, data) != scores(model, data)
+
+
+def test_an_adapted_backbone_counts_by_what_it_is_and_not_by_where(model: Model) -> None:
+    def identity(weights: str, adapted: dict[str, str | None]) -> str:
+        section = model.config["backbone"] | {"weights": weights, "adapted": adapted}
+        return replace(model, config=model.config | {"backbone": section}).identity
+
+    known = ADAPTED["adapted"]
+    assert identity("here", known) == identity("there", known | {"title": "other"}) != model.identity
+    assert identity("here", known | {"identity": "0" * 12}) != identity("here", known)
+
+
+@pytest.mark.parametrize(
+    ("gate", "sentence"),
+    [
+        (None, "The backbone ships was never compared with the plain one on its own data; compare a model of each by"),
+        (
+            {"verdict": "no evidence", "measures": []},
+            "The backbone ships was not shown to help on its own data (no evi",
+        ),
+        (
+            {"verdict": "hurts", "measures": []},
+            "The backbone ships hurt on its own data (hurts); better take the plain",
+        ),
+        ({"verdict": "helps", "measures": []}, ""),
+    ],
+)
+def test_a_note_says_what_is_not_known_to_help(model: Model, gate: dict[str, object] | None, sentence: str) -> None:
+    section = model.config["backbone"] | ADAPTED
+    facts = model.facts | {"backbone": {"gate": gate}}
+    adapted = replace(model, config=model.config | {"backbone": section}, facts=facts)
+    notes = adapted.with_rates(false_alarm_rate=0.2, uncertain_rate=0.3).notes
+    assert len(notes) == bool(sentence) and all(note.startswith(sentence) for note in notes)
 
 
 def test_saving_replaces_an_earlier_model_and_nothing_else(model: Model, folder: Path, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 import inlier
 
 PUBLIC = {
+    "adaptation": {"adapt"},
+    "adapted": {"AdaptedBackbone"},
     "comparison": {"Comparison", "compare"},
     "data.manifest": {"Manifest", "Photo"},
     "decision.calibration": {"Calibration"},
@@ -17,6 +19,7 @@ PUBLIC = {
     "detectors.photo_neighbors": {"PhotoNeighbors"},
     "detectors.protocol": {"Detector"},
     "errors": {
+        "CollapseError",
         "ConfigError",
         "ImageReadError",
         "InlierError",
@@ -28,6 +31,7 @@ PUBLIC = {
     },
     "evaluation": {"Evaluation", "evaluate"},
     "features.backbone": {"Backbone"},
+    "gate": {"Gate", "downstream_auroc"},
     "inspection": {"inspect_to_folder"},
     "mapping": {"EmbeddingMap", "draw_map"},
     "model": {"Model"},

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from inlier.errors import InlierError, ModelError
+from inlier.errors import CollapseError, InlierError, ModelError
 from inlier.training import Schedule, draw_places, one_cycle, train
 
 NUM_STEPS = 40
@@ -47,7 +47,11 @@ class Task:
         schedule: Schedule | None = None,
         *,
         held_out_loss: Callable[[], float] | None = None,
+        watch: Callable[[], Mapping[str, float]] | None = None,
+        reduce_gradients: Callable[[Sequence[nn.Parameter]], None] | None = None,
+        is_saving: bool = True,
         advance: Callable[[int], None] = lambda steps: None,
+        report: Callable[[Mapping[str, float]], None] = lambda row: None,
     ) -> list[dict[str, float]]:
         return train(
             self.networks,
@@ -55,8 +59,12 @@ class Task:
             self.batches_from,
             schedule or _schedule(),
             held_out_loss=held_out_loss,
+            watch=watch,
+            reduce_gradients=reduce_gradients,
             checkpoint=self.checkpoint,
+            is_saving=is_saving,
             advance=advance,
+            report=report,
         )
 
     def weights(self) -> list[Tensor]:
@@ -196,6 +204,71 @@ def test_it_stops_when_the_held_out_loss_no_longer_falls_and_keeps_the_best_weig
     assert not all(map(torch.equal, task.weights(), kept[-1]))
 
 
+def test_the_watch_is_asked_at_every_check_and_its_figures_are_kept(tmp_path: Path) -> None:
+    task, figures = Task(checkpoint=tmp_path / "run.safetensors"), iter(range(100))
+
+    def watch() -> dict[str, float]:
+        assert not torch.is_grad_enabled()
+        assert not any(network.training for network in task.networks.values())
+        return {"effective_rank": float(next(figures))}
+
+    reported: list[Mapping[str, float]] = []
+    history = task.train(watch=watch, report=lambda row: reported.append(dict(row)))
+    assert reported == history
+    assert [(row["step"], row["effective_rank"]) for row in history if "effective_rank" in row] == [
+        (5 * (number + 1), number) for number in range(8)
+    ]
+    assert Task(checkpoint=task.checkpoint).train(watch=watch) == history  # the checkpoint has them too
+
+
+def test_a_collapse_stops_the_run_and_the_checkpoint_before_it_can_be_gone_on_from(tmp_path: Path) -> None:
+    whole = Task()
+    history = whole.train()
+    task, looks = Task(checkpoint=tmp_path / "run.safetensors"), iter(range(100))
+
+    def watch() -> dict[str, float]:
+        if next(looks) == 3:
+            raise CollapseError("all are alike: 1.0.")
+        return {}
+
+    with pytest.raises(CollapseError, match=r"^At step 20 of training all are alike: 1\.0\.$"):
+        task.train(watch=watch)
+    resumed, told = Task(checkpoint=task.checkpoint), list[int]()
+    assert resumed.train(advance=told.append) == history
+    assert told[0] == 15
+    assert all(map(torch.equal, resumed.weights(), whole.weights()))
+
+
+def test_gradients_are_reduced_before_they_are_clipped() -> None:
+    task, norms = Task(), list[float]()
+    before = [parameter.clone() for network in task.networks.values() for parameter in network.parameters()]
+
+    def reduce(parameters: Sequence[nn.Parameter]) -> None:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        assert len(gradients) == len(before)
+        norms.append(float(torch.cat([gradient.flatten() for gradient in gradients]).norm()))
+        for gradient in gradients:
+            gradient.zero_()
+
+    task.train(_schedule(max_norm=0.01), reduce_gradients=reduce)
+    assert len(norms) == NUM_STEPS and min(norms) > 0.01  # not clipped yet
+    after = [parameter for network in task.networks.values() for parameter in network.parameters()]
+    assert all(map(torch.equal, before, after))  # what it leaves in them is what counts
+
+
+def test_another_process_may_keep_the_checkpoint(tmp_path: Path) -> None:
+    task = Task(checkpoint=tmp_path / "run.safetensors")
+    task.train(is_saving=False)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(Stop):
+        Task(checkpoint=task.checkpoint).train(advance=_stop_after(12))
+    assert task.checkpoint is not None
+    kept, resumed, told = task.checkpoint.read_bytes(), Task(checkpoint=task.checkpoint), list[int]()
+    resumed.train(is_saving=False, advance=told.append)
+    assert told[0] == 10 and task.checkpoint.read_bytes() == kept
+    assert all(map(torch.equal, resumed.weights(), task.weights()))
+
+
 def test_parameters_that_need_no_gradient_are_left_as_they_are() -> None:
     task = Task()
     before = [parameter.clone() for parameter in task.networks["second"].parameters()]
@@ -237,3 +310,14 @@ def test_each_item_is_drawn_as_often_as_another_in_ever_new_order() -> None:
     assert list(islice(draw_places(10, batch_size=4, seed=0, first_step=3), 7)) == batches[3:]
     assert next(draw_places(10, batch_size=4, seed=1, first_step=0)) != batches[0]
     assert next(draw_places(1, batch_size=3, seed=0, first_step=5)) == [0, 0, 0]
+
+
+def test_a_batch_of_distinct_items_has_none_twice_and_leaves_out_others_each_round() -> None:
+    batches = list(islice(draw_places(11, batch_size=4, seed=0, first_step=0, is_distinct=True), 200))
+    assert all(len(set(batch)) == 4 for batch in batches)
+    rounds = [batches[start] + batches[start + 1] for start in range(0, 200, 2)]
+    assert all(len(set(one)) == 8 for one in rounds)
+    counts = [sum(place in one for one in rounds) for place in range(11)]
+    assert min(counts) > 55 and max(counts) < 90  # of 100 rounds, 73 on average
+    later = draw_places(11, batch_size=4, seed=0, first_step=7, is_distinct=True)
+    assert list(islice(later, 5)) == batches[7:12]

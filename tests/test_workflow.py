@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from inlier.adapted import AdaptedBackbone
+from inlier.comparison import compare
+from inlier.cross_validation import cross_validate
 from inlier.data.manifest import Manifest, Photo
 from inlier.errors import ConfigError, ManifestError
 from inlier.features.backbone import Backbone
 from inlier.model import Model
+from inlier.selection import select
 from inlier.workflow import FEW_PHOTOS, VIEWS_OF_FEW, fit, inspect_photos
 
 TINY: dict[str, dict[str, Any]] = {
@@ -218,6 +223,46 @@ def test_classes_of_which_no_photo_can_be_read_are_told(tmp_path: Path) -> None:
         path.write_bytes(b"")
     with pytest.raises(ManifestError, match=r"^Of the labelled normal photos of the split train no two of one class"):
         fit(QUICK, Manifest(tuple(photos)))
+
+
+def test_an_adapted_backbone_serves_as_any_and_a_model_of_it_needs_its_folder_no_more(
+    adapted: AdaptedBackbone, backbone_folder: Path, data: Manifest, tmp_path: Path
+) -> None:
+    shutil.copytree(backbone_folder, tmp_path / "ships")
+    sections = QUICK | {"backbone": {"name": str(tmp_path / "ships"), "precision": "float32"}}
+    fitted, _ = fit(sections, data)
+    assert fitted.facts["backbone"] == {"network": "test_resnet", "identity": adapted.identity, **adapted.facts}
+    (note,) = fitted.notes
+    assert note.startswith("The backbone ships was not shown to help on its own data (no evidence: -0.4 points, -1.2")
+    fitted.save(tmp_path / "model")
+    shutil.rmtree(tmp_path / "ships")
+    loaded = Model.load((tmp_path / "model").rename(tmp_path / "moved"))
+    assert (loaded.identity, loaded.notes) == (fitted.identity, fitted.notes)
+    photos = data.select("test").photos
+    assert np.array_equal(scores(loaded, photos), scores(fitted, photos))
+    assert cross_validate(loaded, data, num_folds=2).metrics["notes"]
+    elsewhere, _ = fit(QUICK | {"backbone": {"name": str(backbone_folder), "precision": "float32"}}, data)
+    assert elsewhere.identity == fitted.identity
+
+
+def test_a_plain_backbone_has_nothing_to_say(model: Model) -> None:
+    assert model.facts["backbone"] is None
+
+
+def test_adapted_and_plain_backbones_compare(data: Manifest, model: Model, backbone_folder: Path) -> None:
+    fitted, _ = fit(QUICK | {"backbone": {"name": str(backbone_folder), "precision": "float32"}}, data)
+    found = compare({"plain": model, "adapted": fitted}, data)
+    assert [of["name"] for of in found.metrics["models"]] == ["plain", "adapted"]
+
+
+def test_candidates_may_have_adapted_backbones(data: Manifest, backbone_folder: Path, adapted: AdaptedBackbone) -> None:
+    candidates = [{"backbone": {"name": str(backbone_folder)}}]
+    found = select(QUICK | {"select": {"candidates": candidates, "max_photos": 12}}, data)
+    plain, other = found.trials
+    assert "adapted" not in plain.config["backbone"]
+    assert other.config["backbone"]["adapted"]["identity"] == adapted.identity
+    fitted, _ = fit(other.config, data)  # what was resolved is taken as it is
+    assert fitted.config["backbone"] == other.config["backbone"]
 
 
 def test_a_training_leaves_checkpoints_where_asked_and_goes_on_from_them(tmp_path: Path) -> None:

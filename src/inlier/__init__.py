@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from inlier.adaptation import adapt
+    from inlier.adapted import AdaptedBackbone
     from inlier.comparison import Comparison, compare
     from inlier.data.manifest import Manifest, Photo
     from inlier.decision.calibration import Calibration
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from inlier.detectors.photo_neighbors import PhotoNeighbors
     from inlier.detectors.protocol import Detector
     from inlier.errors import (
+        CollapseError,
         ConfigError,
         ImageReadError,
         InlierError,
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     )
     from inlier.evaluation import Evaluation, evaluate
     from inlier.features.backbone import Backbone
+    from inlier.gate import Gate, downstream_auroc
     from inlier.inspection import inspect_to_folder
     from inlier.mapping import EmbeddingMap, draw_map
     from inlier.model import Model
@@ -37,8 +41,10 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "AdaptedBackbone",
     "Backbone",
     "Calibration",
+    "CollapseError",
     "Combined",
     "Comparison",
     "ConfigError",
@@ -46,6 +52,7 @@ __all__ = [
     "EmbeddingMap",
     "Evaluation",
     "Evidence",
+    "Gate",
     "ImageReadError",
     "InlierError",
     "Inspection",
@@ -62,7 +69,9 @@ __all__ = [
     "Verdict",
     "WeightsError",
     "__version__",
+    "adapt",
     "compare",
+    "downstream_auroc",
     "draw_map",
     "evaluate",
     "fit",
@@ -71,6 +80,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "adaptation": ("adapt",),
+    "adapted": ("AdaptedBackbone",),
     "comparison": ("Comparison", "compare"),
     "data.manifest": ("Manifest", "Photo"),
     "decision.calibration": ("Calibration",),
@@ -81,6 +92,7 @@ _HOMES = {
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "evaluation": ("Evaluation", "evaluate"),
     "features.backbone": ("Backbone",),
+    "gate": ("Gate", "downstream_auroc"),
     "inspection": ("inspect_to_folder",),
     "mapping": ("EmbeddingMap", "draw_map"),
     "model": ("Model",),

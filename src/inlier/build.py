@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from inlier.adapted import AdaptedBackbone, describe
 from inlier.config import Config, check_names
 from inlier.data.views import MAX_VIEWS
 from inlier.detectors.baselines import Baseline
@@ -20,8 +22,9 @@ from inlier.detectors.photo_neighbors import PhotoNeighbors
 from inlier.detectors.protocol import Detector
 from inlier.detectors.reverse_distillation import ReverseDistillation
 from inlier.detectors.subspace import PatchSubspace, PhotoSubspace
-from inlier.errors import ConfigError
-from inlier.features.backbone import Backbone, Precision, best_precision
+from inlier.errors import ConfigError, ModelError
+from inlier.features.backbone import Backbone, Precision, best_precision, is_network
+from inlier.outputs import as_text
 
 DETECTORS: dict[str, Callable[..., Detector]] = {
     "combined": Combined,
@@ -49,6 +52,7 @@ _SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
         "name": (str, "efficientnet_lite0"),
         "weights": (str | None, None),
         "precision": (Precision | None, None),
+        "adapted": (dict[str, Any] | None, None),
     },
     "input": {"size": (Annotated[int, Field(ge=MIN_SIZE)], 224)},
     "decide": {"false_alarm_rate": (_Rate, 0.05), "uncertain_rate": (_Rate, 0.20)},
@@ -60,7 +64,8 @@ _SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
 }
 """Sections that name no single constructor: keyword -> type and default. ``combined`` joins by default one detector
 that sees places and two that see the whole; the fastest precision, and how many altered copies few photos need, are
-decided when they are known."""
+decided when they are known. What ``adapted`` says is not for the user to set: ``resolve`` writes it, and only where
+the backbone is one."""
 
 _BESIDE: dict[str, Callable[..., Any]] = {"components": Components}
 """Sections that name what stands beside the detector."""
@@ -83,8 +88,14 @@ def resolve(config: Mapping[str, Mapping[str, Any]], *, device: str, layers: Seq
         device: Where the backbone will run, which decides the fastest precision.
         layers: Stages of the backbone for every detector involved; None: those of their sections.
 
+    A backbone may be a BACKBONE folder, by its path. A name that timm has is timm's wherever the command runs, so that
+    a configuration means the same everywhere; anything else that holds a path separator, or is a folder here, is a
+    folder, and ``./`` before a name says so. What is resolved then has timm's name, the folder as ``weights``, and in
+    ``adapted`` what tells it from other backbones.
+
     Raises:
         ConfigError: A section, a keyword or a detector is unknown, or a value is of another type or out of range.
+        ModelError: The backbone is named by a folder that holds none, or a damaged one.
     """
     check_names(config, SECTIONS, kind="section", owner="The configuration")
     sections = {name: _resolve_section(name, config.get(name, {})) for name in SECTIONS}
@@ -92,6 +103,7 @@ def resolve(config: Mapping[str, Mapping[str, Any]], *, device: str, layers: Seq
     sections["fit"]["memory_budget"] = str(sections["fit"]["memory_budget"])
     parse_bytes(sections["fit"]["memory_budget"])
     sections["decide"] = resolve_rates(sections["decide"])
+    sections["backbone"] = _resolve_adapted(config.get("backbone", {}), sections["backbone"])
     sections["backbone"]["precision"] = sections["backbone"]["precision"] or best_precision(device)
     involved = _involved(sections)
     for name in (*involved, *_BESIDE):
@@ -114,6 +126,24 @@ def resolve_rates(given: Mapping[str, Any]) -> dict[str, Any]:
             f"got {uncertain_rate:g}; give both."
         )
     return rates
+
+
+def resolve_keywords(section: str, given: Mapping[str, Any], schema: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """A section with its defaults filled in.
+
+    Args:
+        section: Its name, for sentences.
+        given: Keyword -> value.
+        schema: Keyword -> type and default.
+
+    Raises:
+        ConfigError: A keyword is unknown, or a value is of another type or out of range.
+    """
+    check_names(given, schema, kind="key", owner=f"[{section}]")
+    for key, value in given.items():
+        _check_value(section, key, value, schema[key][0])
+    resolved = {key: given.get(key, default) for key, (_, default) in schema.items()}
+    return {key: list(value) if isinstance(value, (tuple, list)) else value for key, value in resolved.items()}
 
 
 def resolve_selection(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -159,20 +189,41 @@ def build_components(config: Config) -> Components | None:
 def build_backbone(config: Config, detector: Detector, *, is_pretrained: bool = True) -> Backbone:
     """The backbone of a resolved configuration, with the layers that the detector, and what is beside it, look at.
 
+    Args:
+        config: Resolved.
+        detector: Whose layers it needs.
+        is_pretrained: False leaves the weights random, and looks for no file of them: a saved model has its own.
+
     Raises:
         ConfigError: The network is unknown, lacks these layers, or takes no photos of this size.
+        ModelError: It is a folder that is no longer what it was.
         WeightsError: Its weights cannot be found.
     """
     section = config["backbone"]
     weights = Path(section["weights"]) if section["weights"] else None
     layers = {*detector.layers, *(layer for name in _BESIDE if name in config for layer in config[name]["layers"])}
-    backbone = _call(
-        Backbone, "backbone", name=section["name"], layers=sorted(layers), weights=weights,
-        precision=section["precision"], is_pretrained=is_pretrained,
-    )  # fmt: skip
+    options = {"layers": sorted(layers), "precision": section["precision"]}
+    if is_pretrained and weights and section.get("adapted"):
+        adapted = AdaptedBackbone.load(weights)
+        _check_identity(adapted.identity, section)
+        backbone = _call(adapted.backbone.select, "backbone", **options)
+    else:
+        backbone = _call(
+            Backbone, "backbone", name=section["name"], weights=weights, is_pretrained=is_pretrained, **options
+        )
     if is_pretrained:  # a saved model's has seen photos of this size
         _call(backbone.check_image_size, "input", size=config["input"]["size"])
     return backbone
+
+
+def backbone_facts(config: Config) -> dict[str, Any] | None:
+    """What the folder of an adapted backbone says of it; None where the configuration has a plain one.
+
+    Raises:
+        ModelError: The folder is no longer there.
+    """
+    section = config["backbone"]
+    return describe(Path(section["weights"])) if section.get("adapted") else None
 
 
 def parse_bytes(text: str) -> int:
@@ -192,12 +243,50 @@ def parse_bytes(text: str) -> int:
 
 def _resolve_section(section: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """A section with its defaults filled in; types and ranges of its settings checked, of a detector the types."""
-    schema = _schema(section)
-    check_names(given, schema, kind="key", owner=f"[{section}]")
-    for key, value in given.items():
-        _check_value(section, key, value, schema[key][0])
-    resolved = {key: given.get(key, default) for key, (_, default) in schema.items()}
-    return {key: list(value) if isinstance(value, (tuple, list)) else value for key, value in resolved.items()}
+    return resolve_keywords(section, given, _schema(section))
+
+
+def _resolve_adapted(given: Mapping[str, Any], section: dict[str, Any]) -> dict[str, Any]:
+    """The section ``backbone``, which a BACKBONE folder fills in if it is named in it."""
+    folder = _adapted_folder(given)
+    if folder is None:
+        return {key: value for key, value in section.items() if key != "adapted"}
+    found = describe(folder)
+    if given.get("weights") is not None and given.get("name") not in (None, found["network"]):
+        raise ConfigError(
+            f"[backbone]: {as_text(folder)} holds an adapted {found['network']}, and the backbone asked for is "
+            f"{given['name']}; leave one of them out."
+        )
+    adapted = {
+        "title": as_text(folder.absolute().name),
+        "identity": found["identity"],
+        "objective": found.get("objective"),
+        "verdict": (found.get("gate") or {}).get("verdict"),
+    }
+    if section["adapted"]:
+        _check_identity(adapted["identity"], section)
+    return section | {"name": found["network"], "weights": str(folder), "adapted": adapted}
+
+
+def _adapted_folder(given: Mapping[str, Any]) -> Path | None:
+    """The BACKBONE folder that a section names, as its name or, once resolved, as its weights; None: it names none."""
+    name, weights = given.get("name"), given.get("weights")
+    if name is not None and (os.sep in name or (os.path.isdir(name) and not is_network(name))):
+        if weights is not None:
+            raise ConfigError(f"[backbone]: the folder {as_text(name)} has weights of its own; leave {weights} out.")
+        return Path(name)
+    if weights is not None and (given.get("adapted") or os.path.isdir(weights)):
+        return Path(weights)
+    return None
+
+
+def _check_identity(found: str, section: Mapping[str, Any]) -> None:
+    """Raises ModelError if the folder has another backbone than when the configuration was resolved."""
+    if found != section["adapted"].get("identity"):
+        raise ModelError(
+            f"{as_text(section['weights'])} is no longer the backbone that the configuration was made with "
+            f"({section['adapted'].get('identity')}), but {found}; name it anew with --backbone."
+        )
 
 
 def _schema(section: str) -> Mapping[str, tuple[Any, Any]]:

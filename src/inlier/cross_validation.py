@@ -267,7 +267,7 @@ def _notes(model: Model, calibrations: Sequence[Calibration]) -> list[str]:
     """What a reader must not miss about the folds."""
     smallest = min(calibrations, key=lambda of: len(of.normal_scores))
     shortage = smallest.shortage(model.config["decide"]["false_alarm_rate"])
-    notes = [shortage] if shortage else []
+    notes = [note for note in (shortage, model.backbone_note) if note]
     if model.facts.get("background_fingerprint"):
         notes.append("The model was fitted before a background, and the detectors of the folds were not.")
     return notes

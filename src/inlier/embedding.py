@@ -49,6 +49,7 @@ class Embedder:
 
         Raises:
             ConfigError: The configuration cannot be used.
+            ModelError: The backbone is named by a folder that holds none, or a damaged one.
             WeightsError: The weights cannot be found.
         """
         self.config = resolve(merge(sections, "fit", detector="photo-neighbors"), device=device, layers=layers)
@@ -69,8 +70,11 @@ class Embedder:
         return np.concatenate(self._parts)
 
     def facts(self) -> dict[str, Any]:
-        """What tells it from others, as the metrics say."""
-        return {**self.config["backbone"], "layers": list(self.layers), "size": self.transform.size}
+        """What tells it from others, as the metrics say: an adapted backbone goes by its folder's name."""
+        section = self.config["backbone"]
+        if adapted := section.get("adapted"):
+            section = {**section, "name": adapted["title"], "network": section["name"]}
+        return {**section, "layers": list(self.layers), "size": self.transform.size}
 
 
 def embed_all(

@@ -7,6 +7,7 @@ InlierError                 everything that the world, not the programmer, did w
 ├── NotFittedError          a detector used before ``fit``
 ├── ModelError              a MODEL or BACKBONE folder that is damaged, foreign or unsuitable
 ├── WeightsError            backbone weights that cannot be found or do not fit
+├── CollapseError           a training whose embeddings become all alike
 └── MissingExtraError       an optional dependency that is not installed
 
 Wrong arguments raise the built-in ``ValueError`` and ``TypeError``. The command line turns an
@@ -40,6 +41,10 @@ class ModelError(InlierError):
 
 class WeightsError(InlierError):
     """Weights of a backbone cannot be found, or do not fit its network."""
+
+
+class CollapseError(InlierError):
+    """Embeddings become all alike in training, so that there is nothing left to learn from it."""
 
 
 class MissingExtraError(InlierError):

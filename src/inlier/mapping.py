@@ -293,7 +293,7 @@ def _write(
 
 def _panel(of: Mapping[str, Any], places: NDArray[np.float64]) -> Panel:
     layers = ", ".join(map(str, of["layers"]))
-    weights = f", {as_text(Path(of['weights']).name)}" if of["weights"] else ""
+    weights = f", {of.get('network') or as_text(Path(of['weights']).name)}" if of["weights"] else ""
     return Panel(
         name=of["name"],
         detail=f"layers {layers}, {of['size']} px{weights}",

@@ -182,7 +182,7 @@ def select(
     seed = next(iter(candidates.values()))["fit"]["seed"]
     normal = normal_photos(data)
     group_of = normal_groups(normal)
-    photos = _drawn(normal, section["max_photos"], seed)
+    photos = draw_photos(normal, section["max_photos"], seed=seed)
     trunks: dict[str, dict[str, Config]] = {}
     for name, of in candidates.items():
         trunks.setdefault(repr((of["backbone"], of["input"])), {})[name] = of
@@ -243,9 +243,9 @@ def _unique(name: str, taken: Collection[str]) -> str:
     return next(new for new in chain([name], (f"{name} ({number})" for number in count(2))) if new not in taken)
 
 
-def _drawn(normal: Manifest, max_photos: int, seed: int) -> list[Photo]:
-    """At most so many photos, drawn by seed; their order in the manifest changes nothing."""
-    photos = sorted(normal.photos, key=lambda photo: str(photo.path))
+def draw_photos(data: Manifest, max_photos: int, *, seed: int) -> list[Photo]:
+    """At most so many photos, by name, drawn by seed; their order in the manifest changes nothing."""
+    photos = sorted(data.photos, key=lambda photo: str(photo.path))
     drawn = np.random.default_rng(seed).permutation(len(photos))[:max_photos]
     return [photos[place] for place in sorted(drawn)]
 
@@ -258,11 +258,23 @@ def _append(
         return
     images: list[Tensor] = []
     for photo, pixels, image in zip(batch.photos, batch.pixels, batch.images, strict=True):
-        digest = hashlib.sha256(as_text(f"{groups[photo]}/{photo.path.name}").encode()).digest()
-        rng = np.random.default_rng([seed, int.from_bytes(digest, "big")])
-        images += [image, *(transform.to_tensor(alter(pixels, rng).pixels) for alter in ALTERATIONS.values())]
+        copies = altered_copies(pixels, f"{groups[photo]}/{photo.path.name}", seed=seed)
+        images += [image, *map(transform.to_tensor, copies)]
     owners = [groups[photo] for photo in batch.photos for _ in range(_STRIDE)]
     cache.append(backbone.extract(torch.stack(images)), groups=owners)
+
+
+def altered_copies(pixels: NDArray[np.uint8], name: str, *, seed: int) -> list[NDArray[np.uint8]]:
+    """The photo altered in each way of ``ALTERATIONS``; where and how, its name and the seed decide.
+
+    Args:
+        pixels: Shape (H, W, 3), uint8 RGB.
+        name: The same wherever the photo lies.
+        seed: Of the chances.
+    """
+    digest = hashlib.sha256(as_text(name).encode()).digest()
+    rng = np.random.default_rng([seed, int.from_bytes(digest, "big")])
+    return [alter(pixels, rng).pixels for alter in ALTERATIONS.values()]
 
 
 def _folds(groups: Sequence[str], seed: int) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,12 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from inlier.errors import InlierError, ModelError
+from inlier.errors import CollapseError, InlierError, ModelError
 
 Batch = TypeVar("Batch")
 
 History = list[dict[str, float]]
-"""One row a step: step (from 1), loss, learning_rate.NAME of each network; where it was measured, held_out_loss."""
+"""One row a step: step (from 1), loss, learning_rate.NAME of each network; where they were measured, held_out_loss and
+what the watch says."""
 
 _WARM_UP = 0.3
 _FINAL = 1e-4
@@ -70,7 +71,11 @@ def train(
     schedule: Schedule,
     *,
     held_out_loss: Callable[[], float] | None = None,
+    watch: Callable[[], Mapping[str, float]] | None = None,
+    reduce_gradients: Callable[[Sequence[nn.Parameter]], None] | None = None,
     checkpoint: Path | None = None,
+    is_saving: bool = True,
+    report: Callable[[Mapping[str, float]], None] = lambda row: None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> History:
     """Trains networks in place by Adam on a one-cycle schedule, and tells how it went.
@@ -87,7 +92,13 @@ def train(
         schedule: How long and how fast.
         held_out_loss: Measured now and then, in evaluation mode and without gradients. Training stops when it no
             longer falls, and the weights with which it was lowest are kept; None: trains to the end.
+        watch: Figures for the history, measured as often, likewise in evaluation mode and without gradients. A
+            ``CollapseError`` that it raises stops the run; the checkpoint stays the one before.
+        reduce_gradients: Given all trained parameters once their gradients are there, before these are clipped:
+            where several processes train together, it makes the gradients the same in all.
         checkpoint: A file to go on from if it exists, and to keep the state in; None: keeps none.
+        is_saving: False goes on from the checkpoint, but leaves it to another process to write it.
+        report: Given each step's row of the history.
         advance: Told of steps done; when it stops early, of the remaining ones too.
 
     Returns:
@@ -95,9 +106,11 @@ def train(
 
     Raises:
         InlierError: The loss is no finite number.
+        CollapseError: The watch says so; the sentence names the step.
         ModelError: The checkpoint is damaged, or of another training.
     """
     optimizer = _optimizer(networks, schedule)
+    parameters = _parameters(optimizer)
     at = _Progress()
     if checkpoint is not None and checkpoint.exists():
         at = _load(checkpoint, networks, optimizer, schedule)
@@ -116,7 +129,9 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             loss = loss_of(next(batches))
             loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], schedule.max_norm)
+        if reduce_gradients is not None:
+            reduce_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, schedule.max_norm)
         optimizer.step()
 
         at.step = step + 1
@@ -130,8 +145,11 @@ def train(
                 row["held_out_loss"] = _measure(held_out_loss, networks)
                 if row["held_out_loss"] < at.best_loss:
                     at.best_loss, at.best_step, at.best_weights = row["held_out_loss"], at.step, _weights(networks)
-            if checkpoint is not None:
+            if watch is not None:
+                row |= _look(watch, networks, at.step)
+            if checkpoint is not None and is_saving:
                 _save(checkpoint, networks, optimizer, schedule, at)
+        report(row)
         advance(1)
     advance(schedule.num_steps - at.step)
     if at.best_weights:
@@ -159,7 +177,9 @@ def one_cycle(step: int, *, num_steps: int, factor: float) -> float:
     return end + (begin - end) * (1 + math.cos(math.pi * share)) / 2
 
 
-def draw_places(num_items: int, *, batch_size: int, seed: int, first_step: int) -> Iterator[list[int]]:
+def draw_places(
+    num_items: int, *, batch_size: int, seed: int, first_step: int, is_distinct: bool = False
+) -> Iterator[list[int]]:
     """Which items make up each batch, without end: all once in random order, then all again in another order.
 
     Drawing the items of every batch afresh, as the thesis does, would show a third of them never in as many draws as
@@ -170,16 +190,19 @@ def draw_places(num_items: int, *, batch_size: int, seed: int, first_step: int) 
         batch_size: Items a batch; more than there are if need be, some then several times.
         seed: Of the orders.
         first_step: The step whose batch comes first, counted from 0.
+        is_distinct: No item is twice in a batch, of at most as many as there are: what is left of a round, too little
+            for a batch, is passed over. Others are left in each round, so that all are drawn as often in the long run.
     """
+    in_round = num_items // batch_size * batch_size if is_distinct else num_items
     number, order = -1, np.empty(0, dtype=np.int64)
     position = first_step * batch_size
     while True:
         places = []
         for drawn in range(position, position + batch_size):
-            if drawn // num_items != number:
-                number = drawn // num_items
+            if drawn // in_round != number:
+                number = drawn // in_round
                 order = np.random.default_rng((seed, number)).permutation(num_items)
-            places.append(int(order[drawn % num_items]))
+            places.append(int(order[drawn % in_round]))
         position += batch_size
         yield places
 
@@ -205,6 +228,15 @@ def _measure(held_out_loss: Callable[[], float], networks: Mapping[str, nn.Modul
     _set_mode(networks, is_training=False)
     with torch.no_grad():
         return held_out_loss()
+
+
+def _look(watch: Callable[[], Mapping[str, float]], networks: Mapping[str, nn.Module], step: int) -> dict[str, float]:
+    _set_mode(networks, is_training=False)
+    try:
+        with torch.no_grad():
+            return dict(watch())
+    except CollapseError as error:
+        raise CollapseError(f"At step {step} of training {error}") from error
 
 
 def _set_mode(networks: Mapping[str, nn.Module], *, is_training: bool) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from inlier.build import build_backbone, build_components, build_detector, resolve
+from inlier.build import backbone_facts, build_backbone, build_components, build_detector, resolve
 from inlier.config import Config
 from inlier.data.loader import Batch, load_batches
 from inlier.data.manifest import Manifest, Photo
@@ -94,6 +94,7 @@ def fit(
     Raises:
         ManifestError: There are no normal photos to learn from, or none of the background.
         ConfigError: The configuration cannot be used, or takes no notice of a background.
+        ModelError: The backbone is named by a folder that holds none, or a damaged one.
         WeightsError: The backbone's weights cannot be found.
     """
     resolved = resolve(config, device=device, layers=layers)
@@ -103,7 +104,7 @@ def fit(
     if not has_components(normal.select("train")):
         del resolved["components"]
     components = build_components(resolved)
-    backbone = build_backbone(resolved, detector).to(device)
+    backbone, of_backbone = build_backbone(resolved, detector).to(device), backbone_facts(resolved)
     transform = Transform(resolved["input"]["size"], backbone.mean, backbone.std)
     seed = resolved["fit"]["seed"]
     views = _views(resolved, len(normal.select("train")))
@@ -131,6 +132,7 @@ def fit(
         "num_calibration": len(fitted.calibration.normal_scores),
         "calibration": fitted.method,
         "num_unreadable": len(reader.unreadable),
+        "backbone": of_backbone,
         "versions": package_versions(),
     }
     references = references.select(fitted.places)

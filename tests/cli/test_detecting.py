@@ -144,6 +144,25 @@ def test_a_calibration_too_small_for_the_rate_is_said(inlier: Callable[..., Any]
     assert (ran.status, ran.err) == (0, "")
 
 
+def test_a_backbone_that_was_not_shown_to_help_is_said(
+    inlier: Callable[..., Any], dataset: Path, backbone_folder: Path, tmp_path: Path
+) -> None:
+    options = (*QUICK, "--augment", "0", "--backbone", backbone_folder)
+    ran = inlier("fit", dataset, "--out", tmp_path / "model", *options, "--json")
+    sentence = (
+        "The backbone ships was not shown to help on its own data (no evidence: -0.4 points, -1.2 to +0.5); compare "
+        "with the plain one by inlier compare."
+    )
+    assert (ran.status, ran.err) == (0, f"Mind: {sentence}\n")
+    facts = json.loads(ran.out)
+    assert facts["notes"] == [sentence] and facts["backbone"]["objective"] == "simclr"
+    assert section(tmp_path / "model", "backbone")["adapted"]["title"] == "ships"
+    ran = inlier("inspect", tmp_path / "model", dataset / "photos", "--out", tmp_path / "inspection")
+    assert (ran.status, ran.err) == (0, f"Mind: {sentence}\n")
+    ran = inlier("evaluate", tmp_path / "model", dataset, "--out", tmp_path / "evaluation", "--folds", "2")
+    assert ran.status == 0 and f"Mind: {sentence}\n" in ran.err
+
+
 def test_options_beat_overrides_and_overrides_beat_the_file(
     inlier: Callable[..., Any], photos: Path, tmp_path: Path
 ) -> None:
@@ -266,7 +285,7 @@ def test_a_fit_that_cannot_be_is_one_sentence(
 
 
 def test_data_and_folders_that_cannot_be_used_are_one_sentence(
-    inlier: Callable[..., Any], model_folder: Path, photos: Path, tmp_path: Path
+    inlier: Callable[..., Any], model_folder: Path, backbone_folder: Path, photos: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.csv").write_text("file,label\na.jpg,good\n", encoding="utf-8")
@@ -278,6 +297,10 @@ def test_data_and_folders_that_cannot_be_used_are_one_sentence(
         ("fit", tmp_path / "none", "--out", new): "does not exist.",
         ("fit", tmp_path / "bad.csv", "--out", new): "needs a column named path; its columns: file, label.",
         ("fit", photos, "--out", photos): "holds something else than a model; choose another --out, or remove it.",
+        ("fit", photos, "--out", new, "--backbone", model_folder): "is no backbone of inlier: it holds a model.",
+        ("fit", photos, "--out", new, "--backbone", "none/here"): "The backbone none/here does not exist.",
+        ("fit", photos, "--out", backbone_folder): "ships holds something else than a model; choose another --out,",
+        ("inspect", backbone_folder, photos, "--out", new): "is no model of inlier: it holds a backbone.",
         ("fit", photos, "--out", photos / "0.png"): "0.png holds something else than a model; choose another --out,",
         ("inspect", tmp_path / "none", photos, "--out", new): "does not exist.",
         ("inspect", photos, photos, "--out", new): "is no model: it has no model.json.",

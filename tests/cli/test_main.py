@@ -17,6 +17,11 @@ import pytest
 from inlier import inspection
 from inlier.data.manifest import Manifest
 
+INTERRUPTED = (
+    "inlier: interrupted; given again, inspect, a training in fit, and finetune with --resume go on where they "
+    "stopped.\n"
+)
+
 
 def test_usage_that_is_wrong_has_status_two(inlier: Callable[..., Any]) -> None:
     for arguments in (["fit", "photos"], ["fit", "--sizze", "3"], ["inspct"], ["demo", "--workers", "-1"], []):
@@ -39,8 +44,7 @@ def test_an_interruption_is_a_sentence_and_status_130(
 
     monkeypatch.setattr(Manifest, "read", interrupt)
     ran = inlier("fit", tmp_path, "--out", tmp_path / "model")
-    sentence = "inlier: interrupted; given again, inspect and a training in fit go on where they stopped.\n"
-    assert ran == (130, "", sentence)
+    assert ran == (130, "", INTERRUPTED)
 
 
 def test_bugs_keep_their_traceback(inlier: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -91,8 +95,7 @@ def test_an_inspection_that_is_killed_and_interrupted_ends_like_one_run(
     process = stop_after(num_done + 1, command, out / ".inspection", signal.SIGINT)
     printed = process.communicate()
     assert process.returncode == 130
-    sentence = "inlier: interrupted; given again, inspect and a training in fit go on where they stopped.\n"
-    assert printed == ("", sentence)
+    assert printed == ("", INTERRUPTED)
     num_done = len(list((out / ".inspection").glob("part-*.parquet")))
     assert 2 <= num_done < 10
 

@@ -65,13 +65,13 @@ def test_json_is_readable_whatever_the_names(capsys: pytest.CaptureFixture[str])
     assert json.loads(capsys.readouterr().out) == result | {"notes": ["Größe"]}
 
 
-def on_terminal(monkeypatch: pytest.MonkeyPatch, *, quiet: bool, seconds: float) -> str:
+def on_terminal(monkeypatch: pytest.MonkeyPatch, *, quiet: bool, seconds: float, aside: str = "") -> str:
     """What a terminal is shown while two of three steps take this long."""
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", terminal)
         patch.setenv("TERM", "xterm")
-        with progress_bars(quiet=quiet) as progress:
+        with progress_bars(quiet=quiet, aside=lambda: aside) as progress:
             advance = progress("Reading photos", 3)
             advance(2)
             time.sleep(seconds)
@@ -91,6 +91,13 @@ def test_a_terminal_is_shown_a_bar_for_what_takes_long(monkeypatch: pytest.Monke
     shown = on_terminal(monkeypatch, quiet=False, seconds=0.5)
     assert "Reading photos" in shown and "2/3" in shown and "/s" in shown
     assert "3/3" not in shown and "Learning" not in shown  # a bar goes when its task is done
+
+
+def test_what_else_there_is_to_say_stands_below_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "PATIENCE_SECONDS", 0.1)
+    shown = on_terminal(monkeypatch, quiet=False, seconds=0.5, aside="loss 1.234")
+    assert re.search(r"2/3[^\n]*\r?\nloss 1\.234", shown)
+    assert "loss" not in on_terminal(monkeypatch, quiet=False, seconds=0.0, aside="loss 1.234")
 
 
 def test_what_is_quick_or_quiet_shows_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inlier.data.transforms import Transform
 from inlier.features import backbone as module
-from inlier.features.backbone import MICRO_BATCH, Backbone, best_precision, check_layers
+from inlier.features.backbone import MICRO_BATCH, Backbone, all_layers, best_precision, check_layers, is_network
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_extracting_leaves_no_trace_in_what_is_saved(images: Tensor) -> None:
     names = list(backbone.state_dict())
     backbone.extract(images)
     assert list(backbone.state_dict()) == names
-    assert len(list(backbone.children())) == 1
+    assert [name for name, _ in backbone.named_children()] == ["network", "adaptors"]
     assert all(parameter.dtype == torch.float32 and parameter.requires_grad for parameter in backbone.parameters())
     assert torch.equal(copy.deepcopy(backbone).extract(images)[1], backbone.extract(images)[1])
 
@@ -214,6 +214,99 @@ def test_a_size_that_the_network_cannot_take_is_refused() -> None:
     sentence = r"^size of a photo for test_vit cannot be 65 pixels; it was trained with 160\.$"
     with pytest.raises(ValueError, match=sentence):
         backbone.check_image_size(65)
+
+
+def _adaptors(backbone: Backbone, layers: tuple[int, ...], *, width: int = 5) -> dict[int, nn.Conv2d]:
+    torch.manual_seed(3)
+    channels = dict(zip(backbone.layers, backbone.channels, strict=True))
+    return {layer: nn.Conv2d(channels[layer], width, 1, bias=layer != 2) for layer in layers}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_adaptors_map_the_cells_of_their_layer_and_of_no_other(
+    tiny: Backbone, images: Tensor, precision: module.Precision
+) -> None:
+    backbone = tiny.select((1, 2, 4), precision=precision)
+    plain, channels = backbone.extract(images), backbone.channels
+    adaptors = _adaptors(backbone, (2, 4))
+    assert backbone.adapt(adaptors) is backbone
+    assert backbone.channels == (channels[0], 5, 5)
+    with torch.inference_mode():
+        maps, direct = backbone.extract(images), backbone(images)
+        expected = {layer: adaptors[layer](of) if layer in adaptors else of for layer, of in plain.items()}
+    for features, layer in zip(direct, (1, 2, 4), strict=True):
+        assert maps[layer].dtype == features.dtype == torch.float32
+        assert torch.allclose(maps[layer], expected[layer], rtol=1e-4, atol=1e-5)
+        assert (features - maps[layer]).norm() <= (1e-4 if precision == "float32" else 0.1) * features.norm()
+    assert all(torch.equal(of, plain[layer]) for layer, of in backbone.adapt({}).extract(images).items())
+
+
+def test_a_backbones_tensors_bring_its_adaptors_along(tiny: Backbone, images: Tensor) -> None:
+    adapted = tiny.select((1, 2))
+    state = adapted.adapt(_adaptors(adapted, (1, 2))).state_dict()
+    assert {name for name in state if not name.startswith("network.")} == {
+        "adaptors.1.weight", "adaptors.1.bias", "adaptors.2.weight",
+    }  # fmt: skip
+    other = Backbone("test_resnet", layers=(1, 2), is_pretrained=False)
+    other.extract(images)
+    other.load_state_dict(state)
+    for loaded in (other, copy.deepcopy(adapted)):
+        maps = loaded.extract(images)
+        assert loaded.channels == (5, 5)
+        assert all(torch.equal(of, maps[layer]) for layer, of in adapted.extract(images).items())
+    other.load_state_dict(tiny.select((1, 2)).state_dict())
+    assert not other.adaptors and other.channels == tiny.channels[:2]
+    with pytest.raises(ValueError, match=r"^adaptors of test_resnet must be for its layers, \[1, 3\], got 2\.$"):
+        tiny.select((1, 3)).load_state_dict(state)
+
+
+def test_adaptors_are_trained_with_the_rest(tiny: Backbone, images: Tensor) -> None:
+    adapted = tiny.select((2,))
+    adapted.adapt(_adaptors(adapted, (2,)))
+    adapted(images)[0].sum().backward()
+    weight = dict(adapted.named_parameters())["adaptors.2.weight"]
+    assert weight.grad is not None and weight.grad.any()
+
+
+def test_adaptors_that_do_not_fit_are_refused(tiny: Backbone) -> None:
+    sentence = r"^The adaptor of layer 1 of test_resnet must take single cells of 32 channels, got 3 x 3 cells of 32\.$"
+    with pytest.raises(ValueError, match=sentence):
+        tiny.select((1,)).adapt({1: nn.Conv2d(32, 4, 3)})
+    with pytest.raises(ValueError, match=r"of 32 channels, got 1 x 1 cells of 7\.$"):
+        tiny.select((1,)).adapt({1: nn.Conv2d(7, 4, 1)})
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_vit", "efficientnet_lite0"])
+def test_some_layers_of_a_backbone_are_those_of_the_whole(name: str) -> None:
+    torch.manual_seed(4)
+    whole = Backbone(name, layers=all_layers(name), is_pretrained=False)
+    whole.adapt(_adaptors(whole, (1, 3)))
+    images = torch.rand(2, 3, 64, 64)
+    maps = whole.extract(images)
+    some = whole.select((1, 2))
+    assert (some.layers, list(some.adaptors)) == ((1, 2), ["1"])
+    assert all(torch.allclose(of, maps[layer], atol=1e-6) for layer, of in some.extract(images).items())
+    with torch.no_grad():
+        for parameter in some.parameters():
+            parameter.zero_()  # they share nothing
+    assert all(torch.equal(of, maps[layer]) for layer, of in whole.extract(images).items())
+
+
+def test_layers_that_a_backbone_lacks_cannot_be_chosen(tiny: Backbone) -> None:
+    some = tiny.select((1, 2))
+    with pytest.raises(ValueError, match=r"^layers of this test_resnet must be among \[1, 2\], got \[2, 3\]\.$"):
+        some.select((2, 3))
+    with pytest.raises(ValueError, match=r"^layers of test_resnet must be in 1 to 4, got \[5\]\.$"):
+        some.select((5,))
+
+
+def test_every_layer_is_known_and_asking_draws_nothing() -> None:
+    state = torch.random.get_rng_state()
+    module._stages.cache_clear()
+    assert all_layers("efficientnet_lite0") == all_layers("resnet10t") == (1, 2, 3, 4)
+    assert all_layers("test_vit") == (1, 2, 3, 4, 5, 6)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert is_network("efficientnet_lite0") and is_network("resnet18") and not is_network("runs/resnet18")
 
 
 def test_strides_grow(tiny: Backbone) -> None:

@@ -43,7 +43,10 @@ DetectorOption = Annotated[
         show_default="combined",
     ),
 ]
-BackboneOption = Annotated[str | None, typer.Option(help="A timm name.", show_default="efficientnet_lite0")]
+BackboneOption = Annotated[
+    str | None,
+    typer.Option(help="A timm name, or a folder that `inlier finetune` wrote.", show_default="efficientnet_lite0"),
+]
 LayersOption = Annotated[
     str | None, typer.Option(help="Stages of the backbone, such as 2,3: for every detector involved.")
 ]

@@ -38,7 +38,10 @@ def map_photos(
     out: Annotated[Path, typer.Option(help="The page, an .html file.", metavar="FILE.html")],
     backbone: Annotated[
         list[str] | None,
-        typer.Option(help="A timm name; several give maps side by side.", show_default="efficientnet_lite0"),
+        typer.Option(
+            help="A timm name, or a folder that `inlier finetune` wrote; several give maps side by side.",
+            show_default="efficientnet_lite0",
+        ),
     ] = None,
     weights: Annotated[
         list[str] | None,

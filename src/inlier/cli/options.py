@@ -105,12 +105,17 @@ def print_json(result: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def progress_bars(*, quiet: bool) -> Iterator[Progress]:
-    """Bars with rate and time left on stderr, for what takes over two seconds; none if stderr is no terminal."""
+def progress_bars(*, quiet: bool, aside: Callable[[], str] = str) -> Iterator[Progress]:
+    """Bars with rate and time left on stderr, for what takes over two seconds; none if stderr is no terminal.
+
+    Args:
+        quiet: No bars at all.
+        aside: What else stands below them, such as how a training goes.
+    """
     if quiet or not sys.stderr.isatty():
         yield lambda task, total: lambda steps: None
         return
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -120,7 +125,7 @@ def progress_bars(*, quiet: bool) -> Iterator[Progress]:
     def table() -> RenderableType:
         """Drawn by a thread of its own, so that a bar is seen although its first step takes long."""
         shown = [task for task in bars.tasks if not task.finished and (task.elapsed or 0) > PATIENCE_SECONDS]
-        return bars.make_tasks_table(shown)
+        return Group(bars.make_tasks_table(shown), *([aside()] if shown and aside() else []))
 
     with Live(get_renderable=table, console=Console(stderr=True), transient=True, refresh_per_second=10):
         yield lambda task, total: _bar(bars, task, total)

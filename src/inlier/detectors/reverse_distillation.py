@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from inlier.data.splits import hold_out
 from inlier.detectors.anomaly_map import POOLINGS, Pooling, pool_map, smooth_map
 from inlier.detectors.protocol import check_features, check_is_fitted, take
-from inlier.detectors.student import Bottleneck, Student
 from inlier.features.backbone import check_layers
 from inlier.features.cache import FeatureSet
+from inlier.features.student import Bottleneck, Student
 from inlier.records import Prediction
 from inlier.training import Schedule, draw_places, train
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from inlier.features.weights import EMBEDDED, load_weights
+from inlier.features.weights import EMBEDDED, load_weights, set_weights
 
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -26,11 +28,15 @@ class Backbone(nn.Module):
     a convolutional network, or of a transformer with stages, have cells of 4, 8, 16 and 32 pixels. Layer k of a plain
     vision transformer is its k-th block.
 
+    An adaptor maps the vector in each cell of a layer's map to another one, on its way out; what the next stage sees
+    stays the same.
+
     Attributes:
         name: Name of the network, as given.
         layers: The layers, ascending.
-        channels: Channels C of each layer's map.
         strides: Input pixels for each cell of a layer's map.
+        network: What timm builds.
+        adaptors: Layer, as text -> its 1 x 1 convolution; none at first.
         mean: What the network expects to be subtracted from red, green and blue in [0, 1].
         std: Likewise, to be divided by.
         precision: Type of numbers that ``extract`` computes with.
@@ -71,9 +77,8 @@ class Backbone(nn.Module):
         self.layers = check_layers(name, layers)
         self.precision: Precision = precision
         self.network = _create_network(name, self.layers)
-        info = self.network.feature_info
-        self.channels: tuple[int, ...] = tuple(info.channels())
-        self.strides: tuple[int, ...] = tuple(info.reduction())
+        self.adaptors = nn.ModuleDict()
+        self.strides: tuple[int, ...] = tuple(self.network.feature_info.reduction())
         settings: dict[str, Any] = self.network.pretrained_cfg
         self.mean = cast("tuple[float, float, float]", tuple(settings["mean"]))
         self.std = cast("tuple[float, float, float]", tuple(settings["std"]))
@@ -82,9 +87,60 @@ class Backbone(nn.Module):
         self._frozen: nn.Module | None = None
         self.eval()
 
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels C of each layer's map, as it comes out."""
+        own: list[int] = self.network.feature_info.channels()
+        return tuple(
+            cast(nn.Conv2d, self.adaptors[key]).out_channels if (key := str(layer)) in self.adaptors else of_layer
+            for layer, of_layer in zip(self.layers, own, strict=True)
+        )
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps of the layers: (B, 3, H, W) -> [(B, C_l, H_l, W_l)], with gradients, in float32."""
-        return _feature_maps(self.network, images)
+        return self._adapted(_feature_maps(self.network, images))
+
+    def adapt(self, adaptors: Mapping[int, nn.Conv2d]) -> Self:
+        """Gives these layers these adaptors, and all others none.
+
+        Args:
+            adaptors: Layer -> a convolution of one cell, from the network's channels to any number.
+
+        Raises:
+            ValueError: The backbone lacks a layer, or an adaptor does not fit its map.
+        """
+        own = dict(zip(self.layers, self.network.feature_info.channels(), strict=True))
+        for layer, adaptor in adaptors.items():
+            if layer not in own:
+                raise ValueError(f"adaptors of {self.name} must be for its layers, {list(own)}, got {layer}.")
+            if adaptor.kernel_size != (1, 1) or adaptor.in_channels != own[layer]:
+                raise ValueError(
+                    f"The adaptor of layer {layer} of {self.name} must take single cells of {own[layer]} channels, got "
+                    f"{adaptor.kernel_size[0]} x {adaptor.kernel_size[1]} cells of {adaptor.in_channels}."
+                )
+        device = next(self.network.parameters()).device
+        self.adaptors = nn.ModuleDict({str(layer): adaptors[layer].to(device) for layer in sorted(adaptors)})
+        return self
+
+    def select(self, layers: Sequence[int], *, precision: Precision = "float32") -> Backbone:
+        """Another backbone with some of these layers: the same weights and adaptors, and none of them shared.
+
+        Raises:
+            ValueError: There are no such layers.
+        """
+        chosen = Backbone(self.name, layers=layers, precision=precision, is_pretrained=False)
+        beyond = [layer for layer in chosen.layers if layer not in self.layers]
+        if beyond:
+            raise ValueError(f"layers of this {self.name} must be among {list(self.layers)}, got {list(layers)}.")
+        set_weights(chosen.network, self.network.state_dict(), source=self.name)
+        adaptors = {layer: self.adaptors[str(layer)] for layer in chosen.layers if str(layer) in self.adaptors}
+        return chosen.to(next(self.network.parameters()).device).adapt(copy.deepcopy(adaptors))  # type: ignore[arg-type]
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Takes another one's tensors, and adaptors of whatever width it has."""
+        self.adapt(_adaptors_of(state_dict))
+        self._frozen = None
+        return super().load_state_dict(state_dict, strict, assign)
 
     def check_image_size(self, size: int) -> None:
         """Lets a blank photo of this height and width pass.
@@ -117,10 +173,11 @@ class Backbone(nn.Module):
         """
         network = self._frozen_network()
         first = next(network.parameters())
-        parts: list[list[Tensor]] = [
-            _feature_maps(network, chunk.to(first.device, first.dtype).contiguous(memory_format=torch.channels_last))
+        chunks = (
+            chunk.to(first.device, first.dtype).contiguous(memory_format=torch.channels_last)
             for chunk in torch.split(images, MICRO_BATCH)
-        ]
+        )
+        parts = [self._adapted(_feature_maps(network, chunk)) for chunk in chunks]
         maps = (torch.cat([part.cpu().float().contiguous() for part in layer]) for layer in zip(*parts, strict=True))
         return dict(zip(self.layers, maps, strict=True))
 
@@ -133,6 +190,17 @@ class Backbone(nn.Module):
         """Switches training on or off; trained weights make ``extract`` begin anew."""
         self._frozen = None
         return super().train(mode)
+
+    def _adapted(self, maps: list[Tensor]) -> list[Tensor]:
+        """The maps through their adaptors, which compute in float32 whatever the precision.
+
+        They cost next to nothing, and may enlarge what rounding would leave.
+        """
+        adaptors = [self.adaptors[str(layer)] if str(layer) in self.adaptors else None for layer in self.layers]
+        return [
+            features if adaptor is None else adaptor(features.to(next(adaptor.parameters()).dtype))
+            for adaptor, features in zip(adaptors, maps, strict=True)
+        ]
 
     def _frozen_network(self) -> nn.Module:
         """A copy of the network in ``precision`` and channels_last, made when it is first needed."""
@@ -164,22 +232,45 @@ def check_layers(owner: str, layers: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(layers))
 
 
-def _create_network(name: str, layers: tuple[int, ...]) -> Any:
+def is_network(name: str) -> bool:
+    """Whether there is a network of this name, with weights or without."""
     import timm
 
-    known_as = EMBEDDED.get(name, name)
-    if not timm.is_model(known_as):
+    return name in EMBEDDED or bool(timm.is_model(name))
+
+
+def all_layers(name: str) -> tuple[int, ...]:
+    """Every layer that a network has, ascending: of a plain vision transformer each of its blocks.
+
+    Raises:
+        ValueError: The network is unknown, or gives no feature maps.
+    """
+    first, num_stages = _stages(name)
+    return tuple(range(1, num_stages - first + 1))
+
+
+def _create_network(name: str, layers: tuple[int, ...]) -> Any:
+    first, num_stages = _stages(name)
+    if layers[-1] > num_stages - first:
+        raise ValueError(f"layers of {name} must be in 1 to {num_stages - first}, got {list(layers)}.")
+    return _feature_network(EMBEDDED.get(name, name), out_indices=tuple(layer - 1 + first for layer in layers))
+
+
+@cache
+def _stages(name: str) -> tuple[int, int]:
+    """How many of a network's stages precede layer 1, and how many there are."""
+    import timm
+
+    if not is_network(name):
         close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:3]) or "resnet18"
         raise ValueError(f"timm has no backbone named {name}; it has, for example, {close}.")
     try:
-        whole = _feature_network(known_as)
+        with torch.random.fork_rng(devices=[]):  # or random weights would depend on whether this was asked before
+            whole = _feature_network(EMBEDDED.get(name, name))
     except (RuntimeError, AttributeError, NotImplementedError, AssertionError) as error:
         raise ValueError(f"timm gives no feature maps of {name}: {error}") from error
     reductions = [stage["reduction"] for stage in whole.feature_info.info]
-    first = sum(reduction < 4 for reduction in reductions)  # what precedes layer 1
-    if layers[-1] > len(reductions) - first:
-        raise ValueError(f"layers of {name} must be in 1 to {len(reductions) - first}, got {list(layers)}.")
-    return _feature_network(known_as, out_indices=tuple(layer - 1 + first for layer in layers))
+    return sum(reduction < 4 for reduction in reductions), len(reductions)
 
 
 def _feature_network(known_as: str, *, out_indices: tuple[int, ...] | None = None) -> Any:
@@ -190,6 +281,16 @@ def _feature_network(known_as: str, *, out_indices: tuple[int, ...] | None = Non
         return timm.create_model(known_as, features_only=True, out_indices=out_indices, dynamic_img_size=True)
     except TypeError:  # networks that take any size anyway, or only one, know no such option
         return timm.create_model(known_as, features_only=True, out_indices=out_indices)
+
+
+def _adaptors_of(state: Mapping[str, Tensor]) -> dict[int, nn.Conv2d]:
+    """Adaptors of the shapes that a backbone's tensors say, not yet with these tensors."""
+    adaptors = {}
+    for name, tensor in state.items():
+        if found := re.fullmatch(r"adaptors\.(\d+)\.weight", name):
+            has_bias = f"adaptors.{found[1]}.bias" in state
+            adaptors[int(found[1])] = nn.Conv2d(tensor.shape[1], tensor.shape[0], kernel_size=1, bias=has_bias)
+    return adaptors
 
 
 def _feature_maps(network: nn.Module, images: Tensor) -> list[Tensor]:

@@ -53,7 +53,31 @@ def load_weights(name: str, network: nn.Module, *, weights: Path | None) -> None
         state = _embedded_weights()
     else:
         state = _hub_weights(name, network)
-    _load(network, state, source=str(weights) if weights else name)
+    set_weights(network, state, source=str(weights) if weights else name)
+
+
+def set_weights(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Sets a network's tensors to those of the same network, or of a larger one that it is the beginning of.
+
+    Args:
+        network: Its network, with timm's names of tensors.
+        state: Tensors by timm's names, of a whole network or of its features; those that it lacks are left out.
+        source: Where they come from, for the sentence.
+
+    Raises:
+        WeightsError: Tensors are missing, or of another shape.
+    """
+    given = {_flat(name): tensor for name, tensor in state.items()}
+    own = network.state_dict()
+    missing = [name for name in own if _flat(name) not in given and not name.endswith("num_batches_tracked")]
+    wrong = [name for name in own if _flat(name) in given and own[name].shape != given[_flat(name)].shape]
+    if missing or wrong:
+        offenders = ", ".join([*missing, *wrong][:5])
+        raise WeightsError(
+            f"The weights from {source} are those of another network: of {len(own)} tensors {len(missing)} are "
+            f"missing and {len(wrong)} have another shape ({offenders}, ...)."
+        )
+    network.load_state_dict({name: given[_flat(name)] for name in own if _flat(name) in given}, strict=False)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -162,20 +186,6 @@ def _unwrap(loaded: object, path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise WeightsError(f"{path} holds no state dictionary of tensors.")
     return {str(name).removeprefix("module."): tensor for name, tensor in loaded.items()}
-
-
-def _load(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    given = {_flat(name): tensor for name, tensor in state.items()}
-    own = network.state_dict()
-    missing = [name for name in own if _flat(name) not in given and not name.endswith("num_batches_tracked")]
-    wrong = [name for name in own if _flat(name) in given and own[name].shape != given[_flat(name)].shape]
-    if missing or wrong:
-        offenders = ", ".join([*missing, *wrong][:5])
-        raise WeightsError(
-            f"The weights from {source} are those of another network: of {len(own)} tensors {len(missing)} are "
-            f"missing and {len(wrong)} have another shape ({offenders}, ...)."
-        )
-    network.load_state_dict({name: given[_flat(name)] for name in own if _flat(name) in given}, strict=False)
 
 
 def _flat(name: str) -> str:

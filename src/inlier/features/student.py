@@ -1,4 +1,4 @@
-"""The networks that reverse distillation trains: a bottleneck, and a student that mirrors the teacher."""
+"""Networks that learn to give a backbone's maps: a bottleneck, and a student that mirrors the teacher."""
 
 from __future__ import annotations
 

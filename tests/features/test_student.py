@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from inlier.detectors.student import Bottleneck, InvertedResidual, Student
+from inlier.features.student import Bottleneck, InvertedResidual, Student
 
 SHAPES = [(12, 28, 28), (20, 14, 14), (56, 7, 7)]
 

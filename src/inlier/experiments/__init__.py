@@ -1,0 +1,1 @@
+"""Around many runs: tracking of what they gave."""

@@ -1,0 +1,1 @@
+"""Phase one: a backbone learns the domain from photos of it."""
