@@ -176,16 +176,6 @@ def test_too_few_photos_are_one_sentence(data: Manifest, tmp_path: Path) -> None
         adapt(QUICK, gone, is_judged=False)
 
 
-def test_an_objective_that_needs_labels_says_what_to_do(data: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Needy(OBJECTIVES["supcon"]):  # type: ignore[misc]
-        needs_labels = True
-
-    monkeypatch.setitem(OBJECTIVES, "supcon", Needy)
-    unlabelled = Manifest(tuple(Photo(photo.path, "train") for photo in data.select("train").photos))
-    with pytest.raises(ManifestError, match=r"^supcon learns from normal photos of several components, and those of t"):
-        adapt(QUICK, unlabelled, is_judged=False, workers=0)
-
-
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [

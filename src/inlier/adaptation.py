@@ -35,6 +35,9 @@ from inlier.workflow import Progress, no_progress
 MIN_PHOTOS = 8
 """Photos below which a backbone learns these photos, not the domain."""
 
+ENOUGH_FOR_ADAPTOR = 200
+"""Photos that an adaptor is computed from, evenly chosen: plenty for covariances of cells, and a minute on a CPU."""
+
 CHECKPOINT = "finetune.safetensors"
 """File, in the folder of checkpoints, from which a training goes on."""
 
@@ -76,7 +79,7 @@ def adapt(
         The backbone, and the photos that could not be read, each with the reason.
 
     Raises:
-        ManifestError: There are too few photos, or no labels for an objective that needs them.
+        ManifestError: There are too few photos.
         ConfigError: The configuration cannot be used.
         WeightsError: The weights to begin with cannot be found.
         CollapseError: The embeddings became all alike.
@@ -85,11 +88,13 @@ def adapt(
     resolved = resolve_adaptation(config, device=device)
     section = resolved["finetune"]
     photos = photos_to_learn(data, section["archive"])
-    backbone = build_start(resolved).to(device)
-    if is_judged:
-        Bench.of(resolved, (backbone,), workers, progress)  # refuses now what it would refuse after the training
+    if section["objective"] == ADAPTOR:
+        photos = photos[:: math.ceil(len(photos) / ENOUGH_FOR_ADAPTOR)]
     fingerprint = Manifest(tuple(photo for photo in data.photos if photo.split != "test")).fingerprint()
-    with in_processes():
+    with in_processes():  # before anything is moved to a device, of which each process has its own
+        backbone = build_start(resolved).to(device)
+        if is_judged:
+            Bench.of(resolved, (backbone,), workers, progress)  # refuses now what it would refuse after the training
         if checkpoints is not None:
             _check_run(checkpoints, resolved, fingerprint)
         advance = progress("Reading photos", len(photos))
@@ -161,11 +166,6 @@ def _train(
     """Trains the backbone in place."""
     objective = build_objective(config, backbone, start)
     section = {key: value for key, value in config["finetune"].items() if key not in ("objective", "archive")}
-    if objective.needs_labels and max(labels) < 0:
-        raise ManifestError(
-            f"{config['finetune']['objective']} learns from normal photos of several components, and those of train "
-            "are not labelled with any; take --objective simclr."
-        )
     try:
         return finetune(
             backbone,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -15,8 +16,10 @@ import pytest
 from inlier import adaptation
 from inlier.adaptation import CHECKPOINT
 from inlier.adapted import AdaptedBackbone
+from inlier.cli import finetuning as cli
 from inlier.cli.finetuning import _line
 from inlier.errors import CollapseError
+from inlier.finetuning.finetune import finetune
 from inlier.objectives import ADAPTOR, OBJECTIVES
 
 QUICK = (
@@ -190,3 +193,13 @@ def test_help_names_every_objective(inlier: Callable[..., Any], monkeypatch: pyt
     monkeypatch.setenv("COLUMNS", "200")
     ran = inlier("finetune", "--help")
     assert all(name in ran.out for name in (*OBJECTIVES, ADAPTOR))
+
+
+@pytest.mark.parametrize(
+    ("option", "keyword"),
+    [("samples", "num_samples"), ("batch_size", "batch_size"), ("size", "size"), ("learning_rate", "learning_rate")],
+)
+def test_help_shows_the_defaults_of_the_recipe(option: str, keyword: str) -> None:
+    annotation = inspect.signature(cli.finetune, eval_str=True).parameters[option].annotation
+    shown = annotation.__metadata__[0].show_default
+    assert shown == str(inspect.signature(finetune).parameters[keyword].default)

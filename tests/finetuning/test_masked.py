@@ -79,7 +79,7 @@ def test_the_loss_is_what_the_decoder_makes_of_holes_against_the_teachers_whole_
     answers = objective.decoder(objective.narrow(deepest), [(16, 16), (8, 8)])
     targets = teacher(views[0])
     assert loss.item() == pytest.approx(slow_loss([targets[1], targets[2]], answers), abs=1e-5)
-    assert (objective.name, objective.num_views, objective.needs_labels) == ("masked", 1, False)
+    assert (objective.name, objective.num_views, objective.uses_labels) == ("masked", 1, False)
 
 
 def test_backbone_and_decoder_learn_from_it_and_the_teacher_does_not(network: Network, views: Tensor) -> None:

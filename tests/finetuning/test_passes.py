@@ -40,7 +40,7 @@ def test_micro_batches_give_the_loss_and_the_gradients_of_the_whole_batch(micro_
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for one, two in zip(whole.parameters(), parts.parameters(), strict=True):
         assert one.grad is not None and two.grad is not None
-        assert torch.allclose(one.grad, two.grad, atol=1e-5 * float(one.grad.abs().max()) + 1e-9)
+        assert torch.allclose(one.grad, two.grad, atol=1e-4 * float(one.grad.abs().max()) + 1e-9)
 
 
 def test_maps_are_those_of_the_backbone() -> None:

@@ -122,7 +122,7 @@ def test_the_loss_is_what_student_and_guard_have_to_say(network: Network, images
         expected += 0.7 * sum(slow_monotony(of.detach().mean(dim=(2, 3)).double()) for of in maps)
     views = torch.stack([images, torch.zeros_like(images)])  # it looks at the first
     assert objective(network, views, torch.arange(NUM_PHOTOS)).item() == pytest.approx(expected, rel=1e-4)
-    assert (objective.name, objective.num_views, objective.needs_labels) == ("reverse-distillation", 1, False)
+    assert (objective.name, objective.num_views, objective.uses_labels) == ("reverse-distillation", 1, False)
 
 
 def test_a_target_whose_gradient_is_stopped_cannot_move_towards_the_student(network: Network, images: Tensor) -> None:

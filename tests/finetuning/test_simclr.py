@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from inlier.finetuning.contrastive import nt_xent
-from inlier.finetuning.simclr import SimCLR
+from inlier.finetuning.simclr import SimCLR, paste_pieces
 
 CHANNELS = {3: 6, 4: 10}
 NO_LABELS = torch.full((5,), -1)
@@ -52,6 +52,35 @@ def test_it_is_the_mean_over_layers_of_the_loss_of_pooled_and_projected_maps(
     assert [*objective.heads] == [str(layer) for layer in layers or (4,)]
 
 
+def test_altered_copies_are_further_negatives(network: Network, views: Tensor) -> None:
+    objective = SimCLR(CHANNELS, is_altered=True, temperature=0.3, hidden=8, width=4)
+    torch.manual_seed(5)
+    loss = objective(network, views, NO_LABELS)
+    torch.manual_seed(5)
+    copies = paste_pieces(views[0])
+
+    def embedded(images: Tensor) -> Tensor:
+        return objective.heads["4"](network(images)[4].flatten(2).mean(dim=2))
+
+    pairs = torch.stack([embedded(view) for view in views])
+    expected = nt_xent(pairs, temperature=0.3, negatives=embedded(copies))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss > nt_xent(pairs, temperature=0.3)
+
+
+def test_a_pasted_piece_is_a_rectangle_of_the_same_photo() -> None:
+    torch.manual_seed(0)
+    images = torch.arange(4 * 3 * 40 * 60, dtype=torch.float32).view(4, 3, 40, 60)  # each pixel unlike all others
+    copies = paste_pieces(images)
+    for image, copy in zip(images, copies, strict=True):
+        is_new = (copy != image).any(dim=0)
+        rows, columns = is_new.any(dim=1).nonzero()[:, 0], is_new.any(dim=0).nonzero()[:, 0]
+        assert is_new.sum() == len(rows) * len(columns)
+        assert 0.015 < float(is_new.float().mean()) < 0.16
+        shift = (copy - image)[:, is_new]
+        assert torch.equal(shift, shift[:1, :1].expand_as(shift))  # from one other place
+
+
 def test_backbone_and_heads_learn(network: Network, views: Tensor) -> None:
     objective = SimCLR(CHANNELS, layers=(3, 4), hidden=16, width=8)
     parameters = [*network.parameters(), *objective.parameters()]
@@ -70,7 +99,7 @@ def test_labels_and_the_order_of_photos_change_nothing(network: Network, views: 
     objective = SimCLR(CHANNELS)
     loss = objective(network, views, NO_LABELS)
     assert torch.allclose(objective(network, views[:, [3, 1, 0, 4, 2]], torch.arange(5)), loss)
-    assert (objective.name, objective.num_views, objective.needs_labels) == ("simclr", 2, False)
+    assert (objective.name, objective.num_views, objective.uses_labels) == ("simclr", 2, False)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_labels_count_by_who_shares_them_only(views: Tensor) -> None:
     assert torch.allclose(supcon(embed, views, torch.tensor([5, 2, 5, -1, -1])), loss)
     assert not torch.allclose(supcon(embed, views, torch.tensor([0, 0, 1, -1, -1])), loss)
     assert not torch.allclose(supcon(embed, views, torch.tensor([0, 1, 0, 2, 2])), loss)  # -1 is no label
-    assert (supcon.name, supcon.num_views, supcon.needs_labels) == ("supcon", 2, False)
+    assert (supcon.name, supcon.num_views, supcon.uses_labels) == ("supcon", 2, True)
 
 
 def test_photos_of_one_label_come_together_and_unlabelled_ones_stay_apart(views: Tensor) -> None:

@@ -49,10 +49,18 @@ def finetune(
     objective: ObjectiveOption = None,
     backbone: BackboneOption = None,
     weights: WeightsOption = None,
-    size: Annotated[int | None, typer.Option(help="Of the views that it learns from, in pixels.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Photos shown in training, which sets how long it takes.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Photos that are compared in each step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of the coarsest layer, where the cycle begins.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Of the views that it learns from, in pixels.", show_default="160")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Photos shown in training, which sets how long it takes.", show_default="3200")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Photos that are compared in each step.", show_default="16")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of the coarsest layer, where the cycle begins.", show_default="3e-05")
+    ] = None,
     archive: Annotated[
         str | None,
         typer.Option(

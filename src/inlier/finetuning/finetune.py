@@ -28,6 +28,9 @@ from inlier.training import History, Schedule, draw_places, train
 NUM_CHECKS = 10
 """Looks at the held-out loss and for collapse, and checkpoints, in a training that is not stopped early."""
 
+UNLABELLED_BLEND = 0.5
+"""How far the weights go where no labels said what photos show."""
+
 NUM_WATCHED = 64
 """Photos on which collapse is looked for."""
 
@@ -52,7 +55,7 @@ def finetune(
     scale: Sequence[float] = (0.4, 1.0),
     anchor_weight: float = 0.0,
     anchor_layers: Sequence[int] = (),
-    blend: float = 1.0,
+    blend: float | None = None,
     frozen_batch_norm: bool = True,
     precision: Precision | None = None,
     micro_batch: int | None = None,
@@ -70,7 +73,7 @@ def finetune(
 
     As in the thesis's appendix B: Adam, a learning rate for each layer, one cycle, a budget of photos shown, a head
     that is dropped afterwards. What an objective is: a module with a ``name``, a number ``num_views`` of views that
-    it wants of each photo, and ``needs_labels``; called with a function from images to maps, the views (V, B, 3, S, S)
+    it wants of each photo, and ``uses_labels``; called with a function from images to maps, the views (V, B, 3, S, S)
     and the labels (B,), it gives the loss. It never sees the backbone, so that memory, precision and processes are
     dealt with here.
 
@@ -101,7 +104,9 @@ def finetune(
         anchor_weight: Of ``anchor_loss`` on the first view, added to the loss, >= 0.
         anchor_layers: Its layers; none named: all.
         blend: How far the final weights are from the start towards the trained ones, in [0, 1] (WiSE-FT: Wortsman et
-            al., CVPR 2022, arXiv:2109.01903). Batch normalisation's statistics are blended like weights.
+            al., CVPR 2022, arXiv:2109.01903). Batch normalisation's statistics are blended like weights. None: 1 where
+            the objective learns from labels of two classes at least, else half-way, since what views alone teach of a
+            hundred photos holds less well for others.
         frozen_batch_norm: Whether batch normalisation keeps the statistics of the start. If not, each batch passes
             in one piece, whatever ``micro_batch`` says, and one process must do.
         precision: Of the backbone; None: bfloat16 on a CUDA device that has it, else float32.
@@ -139,6 +144,9 @@ def finetune(
         seed=(seed, 0),
         workers=(workers, 0),
     )
+    if blend is None:
+        is_taught = objective.uses_labels and len({label for label in labels if label >= 0}) > 1
+        blend = 1.0 if is_taught else UNLABELLED_BLEND
     _check_ratios(
         layer_decay=layer_decay, blend=blend, held_out_ratio=held_out_ratio, least_rank_ratio=least_rank_ratio
     )

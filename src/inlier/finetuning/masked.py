@@ -33,7 +33,7 @@ class MaskedReconstruction(nn.Module):
 
     name = "masked"
     num_views = 1
-    needs_labels = False
+    uses_labels = False
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from inlier.features.backbone import Backbone, Precision, best_precision
+from inlier.features.backbone import MICRO_BATCH, Backbone, Precision, best_precision
 
 Embed = Callable[[Tensor], dict[int, Tensor]]
 """Images, shape (N, 3, S, S) -> layer -> map, shape (N, C_l, h_l, w_l), float32."""
@@ -59,11 +59,13 @@ def embedder(backbone: Backbone, *, micro_batch: int | None, precision: Precisio
     device = next(backbone.parameters()).device
     forward = cast("Callable[[Tensor], list[Tensor]]", torch.compile(backbone) if is_compiled else backbone)
 
+    at_once = MICRO_BATCH if micro_batch and device.type == "cpu" else None  # see there why
+
     def run(images: Tensor) -> list[Tensor]:
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-            maps = forward(images)
-        return [features.float() for features in maps]
+            parts = [forward(part) for part in torch.split(images, at_once or max(1, len(images)))]
+        return [features.float() for features in _joined(parts)]
 
     def embed(images: Tensor) -> dict[int, Tensor]:
         images = images.to(device, non_blocking=True)
@@ -71,10 +73,14 @@ def embedder(backbone: Backbone, *, micro_batch: int | None, precision: Precisio
         is_kept = not torch.is_grad_enabled()
         maps: list[Any] = [run(part) if is_kept else checkpoint(run, part, use_reentrant=False) for part in parts[:-1]]
         maps.append(run(parts[-1]))
-        joined = [features[0] if len(parts) == 1 else torch.cat(features) for features in zip(*maps, strict=True)]
-        return dict(zip(backbone.layers, joined, strict=True))
+        return dict(zip(backbone.layers, _joined(maps), strict=True))
 
     return embed
+
+
+def _joined(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The maps of several parts of a batch as those of the whole."""
+    return [of[0] if len(parts) == 1 else torch.cat(of) for of in zip(*parts, strict=True)]
 
 
 def anchored(

@@ -49,7 +49,7 @@ class UnfrozenTeacher(nn.Module):
 
     name = "reverse-distillation"
     num_views = 1
-    needs_labels = False
+    uses_labels = False
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ class SupCon(nn.Module):
 
     name = "supcon"
     num_views = 2
-    needs_labels = False
+    uses_labels = True
 
     def __init__(
         self,
