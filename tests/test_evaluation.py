@@ -70,6 +70,7 @@ def brightness() -> Model:
     """Scores a photo by its brightest pixel: 32 normal photos were as bright as 0.00, 0.01 and so on to 0.31."""
     config: dict[str, dict[str, Any]] = {
         "input": {"size": 32},
+        "backbone": {"name": "pixels"},
         "decide": {"false_alarm_rate": 0.05, "uncertain_rate": 0.2},
         "fit": {"detector": "brightness"},
     }
