@@ -286,7 +286,7 @@ def _twin(title: str, of: DataSet) -> str:
 
 
 def _shown(value: float, resampled: NDArray[np.float64]) -> str:
-    low, high = np.quantile(resampled, (0.025, 0.975))
+    value, low, high = (round(float(of), 1) + 0.0 for of in (value, *np.quantile(resampled, (0.025, 0.975))))  # no -0.0
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 ObjectiveOption = Annotated[
     str | None,
     typer.Option(
-        help="supcon, simclr, masked or reverse-distillation, which train; or adaptor, computed in a minute.",
+        help="supcon, simclr, masked or reverse-distillation, which train; or adaptor, computed in seconds.",
         show_default="supcon",
     ),
 ]
