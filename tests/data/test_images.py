@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from inlier.data.images import read_image, read_mask
+from inlier.data.images import decode, open_image, read_image, read_mask
 from inlier.errors import ImageReadError
 
 # Four quarters, red, green, blue and white: no two of the eight orientations look alike.
@@ -325,3 +325,26 @@ def test_hostile_bytes_give_a_picture_or_a_reason(tmp_path: Path, content: bytes
             assert read().ndim in (2, 3)
         except ImageReadError as error:
             assert str(error)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_the_longest_side_is_fitted_and_small_photos_stay(tmp_path: Path, suffix: str) -> None:
+    wide, small = tmp_path / f"wide.{suffix}", tmp_path / f"small.{suffix}"
+    Image.new("RGB", (901, 300), "red").save(wide)
+    Image.new("RGB", (60, 40), "red").save(small)
+    sizes = []
+    for path in (wide, small):
+        with open_image(path) as file:
+            sizes.append(decode(file, longest_side=100).size)
+    assert sizes == [(100, 33), (60, 40)]
+
+
+def test_a_photo_is_read_from_an_open_file_which_stays_open(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (40, 30), (1, 2, 3)).save(path)
+    with path.open("rb") as stream:
+        with open_image(stream) as file:
+            assert np.asarray(decode(file))[0, 0].tolist() == [1, 2, 3]
+        assert not stream.closed
+    with pytest.raises(ImageReadError, match="not a picture in a known format"), open_image(io.BytesIO(b"text")):
+        pass

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 from skimage.color import lab2rgb
 
 from inlier.data.modes import is_deep, to_rgb
@@ -96,3 +98,42 @@ def test_palette_and_colour_key() -> None:
 def test_rgb_is_not_copied() -> None:
     image = Image.new("RGB", (2, 2))
     assert to_rgb(image) is image
+
+
+@pytest.fixture
+def swapping() -> bytes:
+    """A colour profile like that of sRGB, but for red and blue, which change places."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    renamed = srgb.replace(b"s\0R\0G\0B", b"s\0w\0a\0p")
+    return renamed.replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b"????", b"bXYZ")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colours_of_a_profile_become_those_of_srgb(mode: str, swapping: bytes) -> None:
+    image = Image.new("RGB", (3, 2), (204, 51, 0)).convert(mode)
+    image.info["icc_profile"] = swapping
+    assert np.abs(np.asarray(to_rgb(image)).astype(int) - (0, 51, 204)).max() <= 1
+
+
+def test_transparency_is_kept_when_a_profile_is_applied(swapping: bytes) -> None:
+    image = Image.new("RGBA", (3, 2), (200, 30, 10, 0))
+    image.info["icc_profile"] = swapping
+    assert (np.asarray(to_rgb(image)) == 255).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda profile: profile[:300],  # cut short
+        lambda profile: b"",
+        lambda profile: profile[:16] + b"GRAY" + profile[20:],  # for another mode
+        lambda profile: profile[:128] + b"\xff" * (len(profile) - 128),
+        lambda profile: profile + bytes(5 << 20),  # beyond any profile's size
+        lambda profile: "text",
+        lambda profile: profile.replace(b"s\0w\0a\0p", b"s\0R\0G\0B"),  # by its name sRGB's
+    ],
+)
+def test_a_profile_that_cannot_be_used_is_ignored(change: Callable[[bytes], object], swapping: bytes) -> None:
+    image = Image.new("RGB", (3, 2), (200, 30, 10))
+    image.info["icc_profile"] = change(swapping)
+    assert (np.asarray(to_rgb(image)) == (200, 30, 10)).all()

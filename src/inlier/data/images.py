@@ -15,7 +15,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -99,14 +99,33 @@ def read_image(path: Path, *, min_side: int | None = None) -> NDArray[np.uint8]:
     """
     if min_side is not None and min_side < 1:
         raise ValueError(f"min_side of read_image must be at least 1, got {min_side}.")
-    with _open(path) as file:
-        if min_side is not None and file.format == "JPEG":
-            file.draft(None, (min_side, min_side))
-        file.load()
-        image = to_rgb(file)
-        if min_side is not None and (factor := _power_of_two(min(image.size) // min_side)) > 1:
-            image = image.reduce(factor)
-        return np.array(_turn_upright(image, _orientation(file)))
+    with open_image(path) as file:
+        return np.array(decode(file, min_side=min_side))
+
+
+def decode(file: ImageFile, *, min_side: int | None = None, longest_side: int | None = None) -> Image.Image:
+    """The picture in an open photo, upright, in RGB; a JPEG is reduced by its decoder as far as the size allows.
+
+    Args:
+        file: From ``open_image``, inside its block.
+        min_side: As for ``read_image``.
+        longest_side: If given, larger photos are resized to it, in pixels, with an antialiasing filter.
+
+    Raises:
+        ImageReadError: A value in it is no finite number; what else goes wrong becomes one in ``open_image``.
+    """
+    size = file.size
+    if file.format == "JPEG" and (min_side or longest_side):
+        file.draft(None, (min_side, min_side) if min_side else _fitted(size, longest_side or 1))
+    file.load()
+    image = to_rgb(file)
+    if file.format != "JPEG":
+        size = image.size  # a TIFF may have turned itself
+    if min_side is not None and (factor := _power_of_two(min(image.size) // min_side)) > 1:
+        image = image.reduce(factor)
+    if longest_side is not None and max(image.size) > longest_side:
+        image = image.resize(_fitted(size, longest_side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return _turn_upright(image, orientation(file))
 
 
 def read_mask(path: Path, *, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -125,14 +144,14 @@ def read_mask(path: Path, *, size: tuple[int, int]) -> NDArray[np.bool_]:
     Raises:
         ImageReadError: As for ``read_image``.
     """
-    with _open(path) as file:
+    with open_image(path) as file:
         file.load()
         image: Image.Image = file
         if file.has_transparency_data:
             image = file.convert("RGBA")
         elif file.mode not in ("1", "L", "RGB") and not is_deep(file):
             image = file.convert("RGB")
-        values = np.asarray(_turn_upright(image, _orientation(file)))
+        values = np.asarray(_turn_upright(image, orientation(file)))
     is_defect: NDArray[np.bool_] = np.asarray(values > 0)
     if is_defect.ndim == 3:
         is_defect = np.logical_and(is_defect[..., :3].any(axis=2), is_defect[..., 3:].all(axis=2))
@@ -143,11 +162,22 @@ def read_mask(path: Path, *, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[ImageFile]:
-    """The photo with its header read and its size checked; what fails inside is an ImageReadError too."""
-    _check_file(path)
+def open_image(source: Path | BinaryIO) -> Iterator[ImageFile]:
+    """A photo with its header read and its size checked; what fails inside the block is an ImageReadError too.
+
+    Args:
+        source: Its path, or its bytes as a file that can seek, which stays open.
+
+    Raises:
+        ImageReadError: As for ``read_image``.
+    """
+    if isinstance(source, Path):
+        check_file(source)
     try:
-        with path.open("rb") as stream, _read_header(stream) as file:
+        with (
+            source.open("rb") if isinstance(source, Path) else nullcontext(source) as stream,
+            _read_header(stream) as file,
+        ):
             width, height = file.size
             if min(width, height) < MIN_SIDE:
                 raise ImageReadError(f"is {width} x {height} px; at least {MIN_SIDE} px a side are needed")
@@ -171,8 +201,12 @@ def _open(path: Path) -> Iterator[ImageFile]:
         raise ImageReadError(reason) from error
 
 
-def _check_file(path: Path) -> None:
-    """Refuse what is no regular file before it is opened: opening a pipe would wait for a writer."""
+def check_file(path: Path) -> None:
+    """Refuse what is no regular file before it is opened: opening a pipe would wait for a writer.
+
+    Raises:
+        ImageReadError: With the reason.
+    """
     try:
         status = path.stat()
     except FileNotFoundError as error:
@@ -228,12 +262,18 @@ _READERS: tuple[tuple[re.Pattern[bytes], Callable[[BinaryIO], ImageFile]], ...] 
 """First bytes of each format, and Pillow's reader for it."""
 
 
+def _fitted(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
+    """A width and height of the same shape whose longer one is as given."""
+    scale = longest_side / max(size)
+    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+
+
 def _power_of_two(ratio: int) -> int:
     """The largest power of two up to a ratio, at least 1."""
     return 1 << (max(ratio, 1).bit_length() - 1)
 
 
-def _orientation(file: ImageFile) -> int:
+def orientation(file: ImageFile) -> int:
     """The EXIF orientation, 1 to 8; 1 where the block is missing or broken, for it must not cost the photo.
 
     To be asked for after decoding: TIFF and HEIF files turn themselves, and then report 1.

@@ -1,12 +1,23 @@
-"""Pillow's picture modes -> RGB of 8 bits: grey of any depth, palettes, transparency, CMYK, LAB."""
+"""Pillow's picture modes and colour profiles -> sRGB of 8 bits: grey of any depth, palettes, transparency, CMYK, LAB."""
 
 from __future__ import annotations
+
+import io
+import re
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from inlier.errors import ImageReadError
+
+_SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
+"""Bytes 16 to 20 of a profile (ICC.1:2022, section 7.2): the colours that it is for -> Pillow's mode of them."""
+
+_SRGB_NAME = re.compile(rb"sRGB|s\0R\0G\0B", re.IGNORECASE)
+"""In the description of the profiles that most cameras embed: their colours are sRGB's already."""
+
+_HEADER_BYTES, _MAX_PROFILE_BYTES = 128, 4 << 20
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -17,7 +28,8 @@ def is_deep(image: Image.Image) -> bool:
 def to_rgb(image: Image.Image) -> Image.Image:
     """The picture in mode RGB, itself if it has that mode already.
 
-    Transparency is laid over white, as most viewers show it. Colour profiles are ignored.
+    Transparency is laid over white, as most viewers show it. The colours of an embedded profile become those of sRGB,
+    which is what a picture without one is held to be; a profile that is damaged or meant for another mode is ignored.
 
     Raises:
         ImageReadError: Its values are not finite.
@@ -26,14 +38,34 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if is_deep(image):
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
+        layer = _to_srgb(image.convert("RGBA"), image)
         canvas = Image.new("RGB", image.size, "white")
         canvas.paste(layer, mask=layer)
         return canvas
     if image.mode == "LAB":
         lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.buildTransform(lab, rgb, "LAB", "RGB").apply(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.mode == "P":
+        return _to_srgb(image.convert("RGB"), image)
+    converted = _to_srgb(image, image)
+    return converted if converted.mode == "RGB" else converted.convert("RGB")
+
+
+def _to_srgb(image: Image.Image, file: Image.Image) -> Image.Image:
+    """The picture with the colours of its file's profile turned into sRGB; itself where there is nothing to turn."""
+    profile = file.info.get("icc_profile")
+    if not isinstance(profile, bytes) or not _HEADER_BYTES <= len(profile) <= _MAX_PROFILE_BYTES:
+        return image
+    space = _SPACES.get(profile[16:20])
+    if image.mode not in (space, f"{space}A") or _SRGB_NAME.search(profile):
+        return image
+    try:
+        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        srgb = ImageCms.createProfile("sRGB")
+        mode = image.mode if image.mode == "RGBA" else "RGB"
+        return ImageCms.buildTransform(given, srgb, image.mode, mode).apply(image)
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return image
 
 
 def _to_8_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
