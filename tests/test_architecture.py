@@ -11,8 +11,13 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "inlier"
 LAYERS = (  # folder and files, from low to high; a new file takes its place here
-    ("", "errors records config"),
+    ("", "errors records config outputs"),
     ("data.", "modes images tables layouts manifest splits transforms loader statistics views cutpaste squares"),
+    (
+        "data.intake.",
+        "hashing similarity archives trees listings sources metadata quality grouping settings linking workers "
+        "preparing journal photos assembly dataset ingest",
+    ),
     ("data.drawing.", "surface parts components family defects wear light camera pictures screens"),
     ("data.", "synthetic synthetic_folders"),
     ("features.", "weights backbone patches pooling cache separation arrangement student"),
@@ -30,15 +35,15 @@ LAYERS = (  # folder and files, from low to high; a new file takes its place her
     (
         "decision.",
         "calibration metrics pixel_metrics intervals compare heatmap pages figures report comparison_page "
-        "embedding_map",
+        "embedding_map doctor_page",
     ),
     (
         "",
-        "outputs folders adapted build model fitting reading workflow selection inspection evaluation cross_validation "
-        "comparison embedding mapping downstream gate objectives adaptation demonstration",
+        "folders adapted build model fitting reading workflow selection inspection evaluation cross_validation "
+        "comparison embedding mapping findings diagnosis downstream gate objectives adaptation demonstration",
     ),
     ("experiments.", "tracking"),
-    ("cli.", "options detecting finetuning comparing mapping demo main"),
+    ("cli.", "options ingesting detecting finetuning comparing mapping doctor demo main"),
     ("", "__main__"),
 )
 PLACES = {folder + n: (i, j) for i, (folder, names) in enumerate(LAYERS) for j, n in enumerate(names.split())}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from inlier.errors import InlierError
-from inlier.outputs import as_text, check_folder, write_whole
+from inlier.outputs import as_text, check_folder, number_of, write_whole
 
 
 def check(directory: Path) -> None:
@@ -64,3 +64,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
 def test_names_that_are_no_text_are_shown_as_escapes() -> None:
     assert as_text(Path("Kolben ü <1>\n.jpg")) == "Kolben ü <1>\n.jpg"
     assert as_text(b"K\xfc.jpg".decode("utf-8", "surrogateescape")) == r"K\udcfc.jpg"
+
+
+def test_a_number_and_its_noun() -> None:
+    assert [number_of(number, "photo") for number in (0, 1, 2)] == ["0 photos", "1 photo", "2 photos"]

@@ -46,3 +46,8 @@ def write_whole(path: Path, text: str) -> None:
 def as_text(path: Path | str) -> str:
     r"""A path or name as valid text; what is no UTF-8 in a file's name is shown as an escape such as ``\udcfc``."""
     return str(path).encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+def number_of(number: int, noun: str) -> str:
+    """A number and its noun: "1 photo", "2 photos"."""
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -18,7 +18,7 @@ from inlier import inspection
 from inlier.data.manifest import Manifest
 
 INTERRUPTED = (
-    "inlier: interrupted; given again, inspect, a training in fit, and finetune with --resume go on where they "
+    "inlier: interrupted; given again, ingest, inspect, a training in fit, and finetune with --resume go on where they "
     "stopped.\n"
 )
 

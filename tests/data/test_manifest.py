@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from inlier.data.manifest import Manifest, Photo
+from inlier.data.manifest import Manifest, Photo, read_photos
 from inlier.errors import ManifestError
 
 
@@ -167,6 +167,20 @@ def test_missing_photos_are_no_error_here(tmp_path: Path) -> None:
 def test_unusable_manifests(tmp_path: Path, text: str, sentence: str) -> None:
     with pytest.raises(ManifestError, match=sentence):
         Manifest.read(write_csv(tmp_path, text))
+
+
+def test_faults_among_rows_are_left_to_those_who_look_for_them(tmp_path: Path) -> None:
+    table = write_csv(tmp_path, "path,split,label,group\na.jpg,train,fine,g\n./a.jpg,test,fine,g\n")
+    with pytest.raises(ManifestError, match="A photo may be listed only once"):
+        Manifest.read(table)
+    photos = read_photos(table, normal=["fine"])
+    assert [(photo.split, photo.is_anomalous, photo.group) for photo in photos] == [
+        ("train", False, "g"),
+        ("test", False, "g"),
+    ]
+    assert read_photos(tmp_path)[0].is_anomalous
+    with pytest.raises(ManifestError, match=r"gone does not exist\."):
+        read_photos(tmp_path / "gone")
 
 
 def test_first_five_torn_groups_and_their_number() -> None:

@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from inlier.cli import comparing, demo, detecting, finetuning, mapping
+from inlier.cli import comparing, demo, detecting, doctor, finetuning, ingesting, mapping
 from inlier.errors import InlierError
 
 IMPOSSIBLE, INTERRUPTED = 2, 130
@@ -19,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
+app.command("ingest")(ingesting.ingest)
+app.command("doctor")(doctor.doctor)
 app.command("finetune")(finetuning.finetune)
 app.command("fit")(detecting.fit)
 app.command("inspect")(detecting.inspect)
@@ -56,8 +58,8 @@ def run() -> None:
     except SystemExit as end:  # Typer makes one of everything else, of Ctrl-C without a word
         if end.code == INTERRUPTED:
             typer.echo(
-                "inlier: interrupted; given again, inspect, a training in fit, and finetune with --resume go on where "
-                "they stopped.",
+                "inlier: interrupted; given again, ingest, inspect, a training in fit, and finetune with --resume go "
+                "on where they stopped.",
                 err=True,
             )
         raise

@@ -124,7 +124,8 @@ def progress_bars(*, quiet: bool, aside: Callable[[], str] = str) -> Iterator[Pr
 
     def table() -> RenderableType:
         """Drawn by a thread of its own, so that a bar is seen although its first step takes long."""
-        shown = [task for task in bars.tasks if not task.finished and (task.elapsed or 0) > PATIENCE_SECONDS]
+        going_on = (task for task in bars.tasks if not task.finished and (task.total or task is bars.tasks[-1]))
+        shown = [task for task in going_on if (task.elapsed or 0) > PATIENCE_SECONDS]
         return Group(bars.make_tasks_table(shown), *([aside()] if shown and aside() else []))
 
     with Live(get_renderable=table, console=Console(stderr=True), transient=True, refresh_per_second=10):
@@ -132,7 +133,7 @@ def progress_bars(*, quiet: bool, aside: Callable[[], str] = str) -> Iterator[Pr
 
 
 def _bar(bars: Bars, description: str, total: int) -> Callable[[int], None]:
-    task = bars.add_task(description, total=total, rate="")
+    task = bars.add_task(description, total=total or None, rate="")  # None: unknown, and over when the next one begins
     began = time.monotonic()
     done = 0
 

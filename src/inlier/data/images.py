@@ -128,14 +128,14 @@ def decode(file: ImageFile, *, min_side: int | None = None, longest_side: int | 
     return _turn_upright(image, orientation(file))
 
 
-def read_mask(path: Path, *, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The defect mask at a path: True where any colour is > 0 and not transparent.
+def read_mask(source: Path | BinaryIO, *, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The defect mask in a file: True where any colour is > 0 and not transparent.
 
     Where the file is larger than asked, a pixel is a defect if any pixel that falls into it is, so that none
     is lost; where it is smaller, pixels are repeated.
 
     Args:
-        path: A regular file, or a link to one.
+        source: Its path, or its bytes as a file that can seek.
         size: Wanted height and width.
 
     Returns:
@@ -144,7 +144,7 @@ def read_mask(path: Path, *, size: tuple[int, int]) -> NDArray[np.bool_]:
     Raises:
         ImageReadError: As for ``read_image``.
     """
-    with open_image(path) as file:
+    with open_image(source) as file:
         file.load()
         image: Image.Image = file
         if file.has_transparency_data:

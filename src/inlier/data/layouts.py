@@ -18,7 +18,8 @@ PHOTO_SUFFIXES = (
 )  # fmt: skip
 """What a photo's name ends in, upper or lower case."""
 
-_MASKS = "ground_truth"
+MASKS = "ground_truth"
+"""Folder of the masks in the layout of MVTec AD."""
 
 
 def find_photos(paths: Sequence[Path]) -> list[Path]:
@@ -47,9 +48,9 @@ def find_photos(paths: Sequence[Path]) -> list[Path]:
                 subfolders.clear()
                 continue
             visited.add((status.st_dev, status.st_ino))
-            subfolders[:] = sorted(filter(_is_visible, subfolders), key=_natural)
-            photos = (name for name in files if _is_visible(name) and name.lower().endswith(PHOTO_SUFFIXES))
-            found.extend(Path(folder, name) for name in sorted(photos, key=_natural))
+            subfolders[:] = sorted(filter(is_visible, subfolders), key=natural)
+            photos = (name for name in files if is_visible(name) and name.lower().endswith(PHOTO_SUFFIXES))
+            found.extend(Path(folder, name) for name in sorted(photos, key=natural))
     return found
 
 
@@ -67,33 +68,41 @@ def read_folder(folder: Path) -> list[dict[str, str]]:
     photos = [path.relative_to(folder) for path in find_photos([folder])]
     if not any(path.parts[0] in SPLITS for path in photos):
         return [{"path": str(path)} for path in photos]
-    stray = [str(path) for path in photos if path.parts[0] not in (*SPLITS, _MASKS)]
+    stray = [str(path) for path in photos if path.parts[0] not in (*SPLITS, MASKS)]
     if stray:
         raise ManifestError(
             f"{folder} has folders train, dev or test, but also photos outside them: {first_five(stray)}. "
             "Move those into a split and a label, or list the photos in a manifest.csv."
         )
-    return [_split_row(folder, path) for path in photos if path.parts[0] != _MASKS]
+    return [_split_row(folder, path) for path in photos if path.parts[0] != MASKS]
+
+
+def is_visible(name: str) -> bool:
+    """Whether a name is neither hidden (.git, AppleDouble's ._IMG_1.jpg) nor added to an archive by macOS."""
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def natural(name: str) -> str:
+    """Sort key of a name that reads digits as numbers: 2.jpg before 10.jpg. A NUL in the name is not expected.
+
+    Text, for a million keys fit into memory at once: a number stands as NUL, its length and its digits, and so
+    before all letters; what is alike but for letters' case and leading zeros goes by the name itself.
+    """
+    return f"{re.sub('[0-9]+', _number, name.casefold())}\0\0{name}"
 
 
 def _split_row(folder: Path, path: Path) -> dict[str, str]:
     split, *labels = path.parts[:-1]
     row = {"path": str(path), "split": split, "label": labels[0] if labels else ""}
-    mask = Path(_MASKS, *labels, f"{path.stem}_mask.png")
+    mask = Path(MASKS, *labels, f"{path.stem}_mask.png")
     if split == "test" and (folder / mask).is_file():
         row["mask"] = str(mask)
     return row
 
 
-def _is_visible(name: str) -> bool:
-    """Whether a name is neither hidden (.git, AppleDouble's ._IMG_1.jpg) nor added to an archive by macOS."""
-    return not name.startswith(".") and name != "__MACOSX"
-
-
-def _natural(name: str) -> tuple[list[str | int], str]:
-    """Sort key that reads digits as numbers; text and numbers alternate, so that like meets like."""
-    parts = re.split(r"(\d+)", name.casefold())
-    return [int(part) if part.isdecimal() else part for part in parts], name
+def _number(digits: re.Match[str]) -> str:
+    significant = digits[0].lstrip("0")
+    return f"\0{chr(len(significant) + 1)}{significant}"
 
 
 def _refuse(error: OSError) -> NoReturn:

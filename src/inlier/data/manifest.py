@@ -82,14 +82,7 @@ class Manifest:
         Raises:
             ManifestError: There are no photos, or what the manifest says about them cannot be used.
         """
-        if not os.path.exists(data):
-            raise ManifestError(f"{data} does not exist.")
-        root = data if data.is_dir() else data.parent
-        source = _find_table(data) if data.is_dir() else data
-        rows = read_folder(source) if source.is_dir() else read_table(source)
-        if not rows:
-            raise ManifestError(f"{source} holds no photos.")
-        return cls(_to_photos(rows, source, root, normal))
+        return cls(read_photos(data, normal=normal))
 
     def select(self, split: str) -> Self:
         """The photos of one split; it may have none."""
@@ -121,13 +114,46 @@ class Manifest:
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
+def read_photos(data: Path, *, normal: Sequence[str] = NORMAL_LABELS) -> tuple[Photo, ...]:
+    """The rows of a DATA argument as ``Manifest.read`` takes them, also if they repeat a path or tear a group.
+
+    For what looks for such faults; everything else reads a ``Manifest``, which refuses them.
+
+    Args:
+        data: As for ``Manifest.read``.
+        normal: Likewise.
+
+    Raises:
+        ManifestError: There are no photos, or what the manifest says about them cannot be used.
+    """
+    if not os.path.exists(data):
+        raise ManifestError(f"{data} does not exist.")
+    root = data if data.is_dir() else data.parent
+    source = _find_table(data) if data.is_dir() else data
+    rows = read_folder(source) if source.is_dir() else read_table(source)
+    if not rows:
+        raise ManifestError(f"{source} holds no photos.")
+    return to_photos(rows, source, root, normal)
+
+
 def _find_table(folder: Path) -> Path:
     """The manifest in a folder; the folder itself if it has none."""
     tables = (folder / f"manifest{suffix}" for suffix in TABLE_SUFFIXES)
     return next((table for table in tables if table.is_file()), folder)
 
 
-def _to_photos(rows: Sequence[dict[str, str]], source: Path, root: Path, normal: Sequence[str]) -> tuple[Photo, ...]:
+def to_photos(rows: Sequence[dict[str, str]], source: Path, root: Path, normal: Sequence[str]) -> tuple[Photo, ...]:
+    """Rows of a manifest as photos.
+
+    Args:
+        rows: Text by column, as ``tables.read_table`` gives it.
+        source: What sentences call the manifest.
+        root: Folder that its paths count from.
+        normal: Labels of normal photos.
+
+    Raises:
+        ManifestError: A cell says what it may not.
+    """
     _check_column(rows, "split", ("", *SPLITS), f"split in {source} must be train, dev or test")
     _check_column(rows, "anomalous", ("", *_FLAGS), f"anomalous in {source} must be 0 or 1 (or empty)")
     empty = [f"row {number}" for number, row in enumerate(rows, 1) if not row.get("path", "").strip()]

@@ -1,4 +1,4 @@
-"""Pillow's picture modes and colour profiles -> sRGB of 8 bits: grey of any depth, palettes, transparency, CMYK, LAB."""
+"""Pillow's modes and colour profiles -> sRGB of 8 bits: grey of any depth, palettes, transparency, CMYK, LAB."""
 
 from __future__ import annotations
 
