@@ -27,7 +27,7 @@ MOST = 16
 
 _NUM_BANDS, _BAND_BITS = 4, 16
 _WINDOW = 64
-"""Photos of one bucket that a photo is compared with, those next to it in the order of their hashes."""
+"""Photos with the same bits that a photo is compared with, those next to it in the order of hash, then of photos."""
 
 _CHUNK = 1 << 20
 
@@ -89,14 +89,18 @@ def find_candidates(hashes: NDArray[np.uint64], *, since: int = 0) -> Candidates
 def _search(hashes: NDArray[np.uint64], turn: int, since: int, *, radius: int) -> NDArray[np.int64]:
     """Shape (3, P): `first`, `second` and distance of pairs whose second photo is from `since` on, and turned."""
     queries = hashes[since:, turn]
+    sorting = np.argsort(hashes[:, 0], kind="stable")
+    rank = np.empty(len(hashes), dtype=np.int64)  # by hash, equal ones in order
+    rank[sorting] = np.arange(len(hashes))
+    places = rank[since:] if turn == 0 else np.searchsorted(hashes[:, 0], queries, sorter=sorting)
     num_flips = radius // _NUM_BANDS
-    bands = [_Band.of(hashes[:, 0], number) for number in range(_NUM_BANDS)]
+    bands = [_Band.of(hashes[:, 0], rank, number) for number in range(_NUM_BANDS)]
     active = np.arange(len(queries))
     kept = np.empty((3, 0), dtype=np.int64)
     for flips in range(num_flips + 1):
         for number, band in enumerate(bands):
             met = [kept]
-            for query, photo in band.look_up(queries, active, flips):
+            for query, photo in band.look_up(queries, places, active, flips):
                 differing = queries[query] ^ hashes[photo, 0]
                 distance = count_bits(differing)
                 is_pair = (distance <= radius) & (photo < query + since)
@@ -115,25 +119,28 @@ class _Band:
     number: int
     order: NDArray[np.int64]
     starts: NDArray[np.int64]
-    ranks: NDArray[np.uint64]  # the hashes in that order
+    ranks: NDArray[np.int64]  # their ranks among all photos, by hash
 
     @classmethod
-    def of(cls, hashes: NDArray[np.uint64], number: int) -> Self:
+    def of(cls, hashes: NDArray[np.uint64], rank: NDArray[np.int64], number: int) -> Self:
         bits = _bits_of_band(hashes, number)
-        order = np.lexsort((hashes, bits))
+        order = np.lexsort((rank, bits))
         starts = np.searchsorted(bits[order], np.arange((1 << _BAND_BITS) + 1, dtype=np.uint64))
-        return cls(number, order, starts, hashes[order])
+        return cls(number, order, starts, rank[order])
 
     def look_up(
-        self, queries: NDArray[np.uint64], active: NDArray[np.int64], flips: int
+        self, queries: NDArray[np.uint64], places: NDArray[np.int64], active: NDArray[np.int64], flips: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Index of a query and index of a photo whose bits differ in so many; in parts of bounded size."""
+        """Index of a query and index of a photo whose bits differ in so many; in parts of bounded size.
+
+        Of many photos with the same bits only those are looked at whose ranks are next to the query's place.
+        """
         bits = _bits_of_band(queries[active], self.number)
         for mask in _masks(flips):
             start, end = self.starts[bits ^ mask], self.starts[(bits ^ mask) + np.uint64(1)]
             is_crowded = np.flatnonzero(end - start > _WINDOW)
             if len(is_crowded):
-                place = _bisect(self.ranks, queries[active[is_crowded]], start[is_crowded], end[is_crowded])
+                place = _bisect(self.ranks, places[active[is_crowded]], start[is_crowded], end[is_crowded])
                 start[is_crowded] = np.clip(place - _WINDOW // 2, start[is_crowded], end[is_crowded] - _WINDOW)
                 end[is_crowded] = start[is_crowded] + _WINDOW
             num = end - start
@@ -156,7 +163,7 @@ def _chunks(last: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 
 
 def _bisect(
-    values: NDArray[np.uint64], wanted: NDArray[np.uint64], start: NDArray[np.int64], end: NDArray[np.int64]
+    values: NDArray[np.int64], wanted: NDArray[np.int64], start: NDArray[np.int64], end: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """For each wanted value its place in the sorted stretch `values[start:end]`."""
     low, high = start.copy(), end.copy()
@@ -169,8 +176,8 @@ def _bisect(
 
 
 def _nearest(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of each second photo's pairs the nearest, as many as are kept."""
-    pairs = pairs[:, np.lexsort((pairs[0], pairs[2], pairs[1]))]
+    """Of each second photo's pairs the nearest, of equally near ones the latest, as many as are kept."""
+    pairs = pairs[:, np.lexsort((-pairs[0], pairs[2], pairs[1]))]
     starts = np.flatnonzero(np.diff(pairs[1], prepend=-1))
     rank = np.arange(pairs.shape[1]) - np.repeat(starts, np.diff(starts, append=pairs.shape[1]))
     return pairs[:, rank < MOST]
