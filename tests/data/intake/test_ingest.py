@@ -84,7 +84,11 @@ def test_a_camera_roll_becomes_a_data_set(roll: Path, tmp_path: Path) -> None:
         **{split: sum(row["split"] == split for row in table(tmp_path / "dataset" / "manifest.csv"))
            for split in ("train", "dev", "test")},
     }  # fmt: skip
-    assert (done.unreadable, done.num_unreadable, done.notes) == ([], 0, [])
+    assert (done.unreadable, done.num_unreadable) == ([], 0)
+    assert done.notes == [
+        "No label is good, normal or ok (pump, valve), so other commands will take every photo for an anomaly; tell "
+        "them, or ingest, which are normal: --normal pump"
+    ]
     rows = table(tmp_path / "dataset" / "manifest.csv")
     for row, (label, seed) in zip(
         rows, [(name, n + 6 * k) for k, name in enumerate(["pump", "valve"]) for n in range(6)], strict=True
@@ -101,6 +105,14 @@ def test_a_camera_roll_becomes_a_data_set(roll: Path, tmp_path: Path) -> None:
     about = json.loads((tmp_path / "dataset" / "dataset.json").read_text())
     assert about["counts"]["photos"] == 12
     assert not (tmp_path / "dataset" / WORK).exists()
+
+
+def test_normal_labels_can_be_named(roll: Path, tmp_path: Path) -> None:
+    done = run(roll, out=tmp_path / "dataset", normal=["Pump"])
+    assert done.notes == []
+    rows = table(tmp_path / "dataset" / "manifest.csv")
+    assert [(row["label"], row["anomalous"]) for row in rows] == [("pump", "0")] * 6 + [("valve", "1")] * 6
+    assert [photo.is_anomalous for photo in Manifest.read(tmp_path / "dataset").photos] == [False] * 6 + [True] * 6
 
 
 def test_parquet_and_csv_say_the_same(roll: Path, tmp_path: Path) -> None:

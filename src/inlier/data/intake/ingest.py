@@ -24,6 +24,7 @@ from inlier.data.intake.sources import Source, find_sources
 from inlier.data.intake.workers import alone, map_in_processes, wait_for_workers
 from inlier.data.layouts import SPLITS
 from inlier.data.manifest import NORMAL_LABELS
+from inlier.data.tables import first_five
 from inlier.errors import InlierError, ManifestError
 from inlier.outputs import as_text, check_folder, number_of
 
@@ -103,6 +104,8 @@ def ingest(
             if not roll_forward(directory):
                 finish(directory)
     except (OSError, sqlite3.OperationalError) as error:
+        if isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_ERROR:
+            raise  # a bug of ours, and not of the disk
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InlierError(
             f"{as_text(directory)} cannot be written: {reason}. What was done is kept: given again, ingest goes on."
@@ -163,10 +166,11 @@ def _conclude(
     journal: Journal, directory: Path, settings: Settings, facts: dict[str, Any], progress: Progress
 ) -> Ingestion:
     """Decides and writes, where there is anything new, and sums up."""
-    num_torn = 0
+    notes: list[str] = []
     if journal.count("new") or read_about(directory) is None:
         num_torn = assemble(journal, directory, settings, progress=progress)
         journal.settle()
+        notes = _notes(journal, num_torn)
         counts = _counts(journal, "decisions WHERE outcome = 'kept'")
         held = {name: counts[name] for name in ("photos", *SPLITS)}
         write_next(journal, directory, {**facts, "settings": settings.to_dict(), "counts": held})
@@ -174,7 +178,7 @@ def _conclude(
         counts = _counts(journal, "kept WHERE 1")
     unreadable = "sources JOIN ledger ON source = name WHERE outcome = 'rejected' AND sources.is_photo"
     first = journal.database.execute(f"SELECT name, reason FROM {unreadable} ORDER BY position LIMIT 10").fetchall()
-    return Ingestion(counts, first, journal.count(unreadable), _notes(journal, num_torn))
+    return Ingestion(counts, first, journal.count(unreadable), notes)
 
 
 def _counts(journal: Journal, photos: str) -> dict[str, int]:
@@ -199,6 +203,15 @@ def _notes(journal: Journal, num_torn: int) -> list[str]:
         )
     if number := journal.count(f"{new} WHERE reason LIKE 'its mask%'"):
         notes.append(f"{number_of(number, 'photo')} without a mask, which cannot be read; rejected.csv says why.")
+    labels = (
+        "SELECT DISTINCT label FROM decisions JOIN photos ON photo = place WHERE outcome = 'kept' AND anomalous = ''"
+    )
+    unjudged = [label for (label,) in journal.database.execute(f"{labels} AND label != '' ORDER BY label")]
+    if unjudged and not any(label.casefold() in NORMAL_LABELS for label in unjudged):
+        notes.append(
+            f"No label is good, normal or ok ({first_five(unjudged)}), so other commands will take every photo for an "
+            f"anomaly; tell them, or ingest, which are normal: --normal {unjudged[0]}"
+        )
     if num_torn:
         notes.append(
             f"{number_of(num_torn, 'pair')} of near-duplicates in different splits, for their sources say so: a leak. "

@@ -83,7 +83,7 @@ class Photos:
     @property
     def kinds(self) -> list[str]:
         """What each is said to show: label and whether it is anomalous."""
-        return [f"{label}\n{is_anomalous}" for label, is_anomalous in zip(self.labels, self.anomalous, strict=True)]
+        return [sys.intern(f"{label}\n{flag}") for label, flag in zip(self.labels, self.anomalous, strict=True)]
 
 
 def list_photos(journal: Journal, settings: Settings) -> Photos:
