@@ -448,6 +448,19 @@ def test_a_full_disk_is_a_sentence_and_costs_nothing_done(roll: Path, tmp_path: 
     assert run(roll, out=tmp_path / "dataset").counts["kept"] == 12
 
 
+def test_a_journal_that_cannot_grow_is_a_sentence_too(roll: Path, tmp_path: Path, picture: Picture) -> None:
+    for seed in range(60, 160):
+        picture(seed, (64, 48)).save(roll / "pump" / f"{seed}.png")
+    out = tmp_path / "dataset"
+    command = [sys.executable, "-m", "inlier", "ingest", str(roll), "--out", str(out)]
+    limited = ["bash", "-c", 'ulimit -f 100; exec "$@"', "bash", *command]  # blocks of 1 kB
+    ran = subprocess.run(limited, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert re.fullmatch(rf"inlier: {out} cannot be written: .*\. What was done is kept: given again, .*\n", ran.stderr)
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.stdout.startswith("112 new files: 112 photos\n")
+
+
 def test_two_runs_at_once_are_refused(roll: Path, tmp_path: Path) -> None:
     out = tmp_path / "dataset"
     out.mkdir()

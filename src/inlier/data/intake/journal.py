@@ -180,7 +180,8 @@ class Journal:
             while page := list(islice(pending, _PAGE)):
                 self.database.executemany(statement, page)
         except BaseException:
-            self.database.execute("ROLLBACK")
+            if self.database.in_transaction:  # SQLite has ended it itself where the disk is full
+                self.database.execute("ROLLBACK")
             raise
         self.database.execute("COMMIT")
 
