@@ -46,7 +46,7 @@ def assemble(journal: Journal, directory: Path, settings: Settings, *, progress:
     photos, drop = list_photos(journal, settings), set(settings.drop)
     is_dropped = np.array([not drop.isdisjoint(flags.split()) for flags in photos.flags], dtype=bool)
     try:
-        advance = progress("comparing", 0)
+        advance = progress("Comparing", 0)
         reader = thumbnail_reader(journal, directory)
         pairs = find_pairs(photos.hashes, reader, since=photos.num_known, advance=advance)
         pairs = pairs.select(~(is_dropped[pairs.first] | is_dropped[pairs.second]))

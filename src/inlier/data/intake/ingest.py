@@ -98,7 +98,7 @@ def ingest(
             work.mkdir(exist_ok=True)
             with closing(Journal(work / "journal.sqlite")) as journal:
                 _recall(journal, directory, settings, has_photos=about is not None)
-                journal.add_sources(_judged(chain([first], sources), normal, progress("finding files", 0)))
+                journal.add_sources(_judged(chain([first], sources), normal, progress("Finding files", 0)))
                 _prepare(journal, directory, settings, workers, progress)
                 result = _conclude(journal, directory, settings, facts or {}, progress)
             if not roll_forward(directory):
@@ -143,7 +143,7 @@ def _prepare(journal: Journal, directory: Path, settings: Settings, workers: int
     scratch.mkdir(exist_ok=True)
     preparer = Preparer(directory, scratch, settings.longest_side, settings.keep_gps)
     num_pending = journal.num_pending()
-    advance = progress("photos", num_pending)
+    advance = progress("Reading photos", num_pending)
     done: list[tuple[Source, Prepared]] = []
     try:
         for source, result in map_in_processes(
