@@ -29,7 +29,7 @@ _NUM_BANDS, _BAND_BITS = 4, 16
 _WINDOW = 64
 """Photos with the same bits that a photo is compared with, those next to it in the order of hash, then of photos."""
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +100,13 @@ def _search(hashes: NDArray[np.uint64], turn: int, since: int, *, radius: int) -
     for flips in range(num_flips + 1):
         for number, band in enumerate(bands):
             met = [kept]
-            for query, photo in band.look_up(queries, places, active, flips):
+            for query, photo in band.look_up(queries, places, active, flips, radius=radius):
                 differing = queries[query] ^ hashes[photo, 0]
-                distance = count_bits(differing)
-                is_pair = (distance <= radius) & (photo < query + since)
+                is_pair = photo < query + since
                 for earlier in range(number):  # which meets the pair too
                     is_pair &= count_bits(_bits_of_band(differing, earlier)) > num_flips
-                met.append(np.stack([photo, query + since, distance.astype(np.int64)])[:, is_pair])
+                distance = count_bits(differing).astype(np.int64)
+                met.append(np.stack([photo, query + since, distance])[:, is_pair])
             kept = _nearest(np.hstack(met))
         active = np.flatnonzero(np.bincount(kept[1] - since, minlength=len(queries)) < MOST)
     return kept
@@ -120,22 +120,31 @@ class _Band:
     order: NDArray[np.int64]
     starts: NDArray[np.int64]
     ranks: NDArray[np.int64]  # their ranks among all photos, by hash
+    hashes: NDArray[np.uint64]  # and these; both in that order, which keeps what is looked at together
 
     @classmethod
     def of(cls, hashes: NDArray[np.uint64], rank: NDArray[np.int64], number: int) -> Self:
         bits = _bits_of_band(hashes, number)
         order = np.lexsort((rank, bits))
         starts = np.searchsorted(bits[order], np.arange((1 << _BAND_BITS) + 1, dtype=np.uint64))
-        return cls(number, order, starts, rank[order])
+        return cls(number, order, starts, rank[order], hashes[order])
 
     def look_up(
-        self, queries: NDArray[np.uint64], places: NDArray[np.int64], active: NDArray[np.int64], flips: int
+        self,
+        queries: NDArray[np.uint64],
+        places: NDArray[np.int64],
+        active: NDArray[np.int64],
+        flips: int,
+        *,
+        radius: int,
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Index of a query and index of a photo whose bits differ in so many; in parts of bounded size.
+        """Queries and photos within the radius whose bits here differ in so many; in parts of bounded size.
 
         Of many photos with the same bits only those are looked at whose ranks are next to the query's place.
         """
-        bits = _bits_of_band(queries[active], self.number)
+        active = active[np.argsort(_bits_of_band(queries[active], self.number), kind="stable")]
+        asked = queries[active]
+        bits = _bits_of_band(asked, self.number)
         for mask in _masks(flips):
             start, end = self.starts[bits ^ mask], self.starts[(bits ^ mask) + np.uint64(1)]
             is_crowded = np.flatnonzero(end - start > _WINDOW)
@@ -146,9 +155,11 @@ class _Band:
             num = end - start
             last = np.cumsum(num)
             for chunk in _chunks(last):
-                repeated = np.repeat(chunk, num[chunk])
-                within = np.arange(len(repeated)) - (last[repeated] - num[repeated] - (last[chunk[0]] - num[chunk[0]]))
-                yield active[repeated], self.order[start[repeated] + within]
+                first = last[chunk] - num[chunk]  # where the look-ups of each query begin
+                slot = np.arange(first[0], last[chunk[-1]]) + np.repeat(start[chunk] - first, num[chunk])
+                is_near = count_bits(np.repeat(asked[chunk], num[chunk]) ^ self.hashes[slot]) <= radius
+                slot = slot[is_near]
+                yield active[np.repeat(chunk, num[chunk])[is_near]], self.order[slot]
 
 
 def _chunks(last: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:

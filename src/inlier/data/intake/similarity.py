@@ -37,8 +37,8 @@ _SAME = (0.98, 2.5, 6.0)
 _IDENTICAL = (0.99, 1.0, 2.5)
 """Least correlation, and most difference in grey of 255, over all and over a block, of thumbnails of one picture."""
 _SAME_PLACE, _PLACE_PX = 4.5, 3.0
-_BLOCK = 2048
-"""Photos whose details are held at once, twice: 70 MB."""
+_BLOCK = 512
+"""Photos whose details are held at once, twice; with what they are computed from some 100 MB."""
 
 
 @dataclass(frozen=True, slots=True)
