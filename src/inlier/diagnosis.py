@@ -8,7 +8,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -319,13 +319,9 @@ def _find_duplicates(looks: Sequence[Look]) -> _Duplicates:
         kin[cluster] = min(cluster)
     return _Duplicates(
         equal=[file for file in files if len(file) > 1],
-        alike=sorted(photos_of(_without(pairs, is_known)), key=lambda cluster: -sure[cluster].max()),
+        alike=sorted(photos_of(pairs.select(~is_known)), key=lambda cluster: -sure[cluster].max()),
         kin=kin,
     )
-
-
-def _without(pairs: Pairs, is_left_out: NDArray[np.bool_]) -> Pairs:
-    return Pairs(*(getattr(pairs, field.name)[~is_left_out] for field in fields(pairs)))
 
 
 def _columns(looks: Sequence[Look]) -> dict[str, NDArray[np.float64]]:

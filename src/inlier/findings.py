@@ -18,6 +18,7 @@ from inlier.data.tables import first_five
 from inlier.decision.calibration import num_needed
 from inlier.decision.intervals import MIN_GROUPS, bootstrap
 from inlier.decision.metrics import image_auroc
+from inlier.outputs import number_of
 
 Severity = Literal["leak", "warning", "note"]
 
@@ -107,7 +108,7 @@ def near_duplicates(clusters: Iterable[Sequence[Photo]]) -> list[Finding]:
 def unreadable(photos: Sequence[tuple[Photo, str]], masks: Sequence[tuple[Photo, str]]) -> list[Finding]:
     """Photos and masks that cannot be read, each with the reason."""
     return [
-        Finding("unreadable", "warning", f"{count(len(of), noun)} cannot be read.", _singles(of))
+        Finding("unreadable", "warning", f"{number_of(len(of), noun)} cannot be read.", _singles(of))
         for noun, of in (("photo", photos), ("mask", masks))
         if of
     ]
@@ -125,21 +126,21 @@ def few_photos(photos: Sequence[Photo], *, false_alarm_rate: float) -> list[Find
     if len(normal) < needed:
         sentences.append((
             "warning",
-            f"train and dev have {count(len(normal), 'normal photo')}; at a false-alarm rate of {false_alarm_rate:g} "
-            f"at least {needed} are needed before one can be rejected.",
+            f"train and dev have {number_of(len(normal), 'normal photo')}; at a false-alarm rate of "
+            f"{false_alarm_rate:g} at least {needed} are needed before one can be rejected.",
         ))  # fmt: skip
     elif 0 < (num_dev := sum(photo.split == "dev" for photo in normal)) < needed:
         sentences.append((
             "note",
-            f"dev has {count(num_dev, 'normal photo')}, too few to calibrate at {false_alarm_rate:g} by themselves "
+            f"dev has {number_of(num_dev, 'normal photo')}, too few to calibrate at {false_alarm_rate:g} by themselves "
             f"({needed}); photos of train must help.",
         ))  # fmt: skip
     num_groups = len({photo.group or str(photo.path) for photo in normal})
     if num_groups < min(MIN_GROUPS, len(normal)):
         sentences.append((
             "warning",
-            f"The {len(normal)} normal photos of train and dev are of {count(num_groups, 'group')} only; what holds "
-            f"for so few parts may not hold for others ({MIN_GROUPS} or more say something).",
+            f"The {len(normal)} normal photos of train and dev are of {number_of(num_groups, 'group')} only; what "
+            f"holds for so few parts may not hold for others ({MIN_GROUPS} or more say something).",
         ))  # fmt: skip
     return [Finding("few-photos", *of) for of in (*sentences, *_missing_in_test(photos))]
 
@@ -193,7 +194,7 @@ def mask_fault(photo: Photo, size: tuple[int, int]) -> str:
 def mismatched_masks(faults: Sequence[tuple[Photo, str]]) -> list[Finding]:
     """Masks that do not fit their photos, from what ``mask_fault`` says of each."""
     found = [(photo, fault) for photo, fault in faults if fault]
-    message = f"{count(len(found), 'mask')} do not fit." if len(found) > 1 else "1 mask does not fit."
+    message = f"{number_of(len(found), 'mask')} do not fit." if len(found) > 1 else "1 mask does not fit."
     return [Finding("mask-mismatch", "warning", message, _singles(found))] if found else []
 
 
@@ -202,11 +203,8 @@ def quality(flags: Sequence[tuple[Photo, tuple[str, ...]]]) -> list[Finding]:
     found = [(photo, ", ".join(of)) for photo, of in flags if of]
     counts = Counter(flag for _, of in flags for flag in of)
     named = ", ".join(f"{number} {flag}" for flag, number in counts.most_common())
-    return (
-        [Finding("quality", "note", f"{count(len(found), 'photo')} of poor quality: {named}.", _singles(found))]
-        if (found)
-        else []
-    )
+    message = f"{number_of(len(found), 'photo')} of poor quality: {named}."
+    return [Finding("quality", "note", message, _singles(found))] if found else []
 
 
 def shortcuts(photos: Sequence[Photo], statistics: Mapping[str, NDArray[np.float64]]) -> list[Finding]:
@@ -275,7 +273,7 @@ def suspicious_labels(
     cases = [
         (photos[rows[i]], f"{votes[i, voted[i]]} of its {NUM_NEIGHBORS} nearest are {names[voted[i]]}") for i in odd
     ]
-    message = f"{count(len(odd), 'photo')} lie{'s' * (len(odd) == 1)} deep among photos of another label."
+    message = f"{number_of(len(odd), 'photo')} lie{'s' * (len(odd) == 1)} deep among photos of another label."
     return [Finding("suspicious-label", "warning", message, _singles(cases))] if odd else []
 
 
@@ -299,11 +297,6 @@ def _votes(
     return votes
 
 
-def count(number: int, noun: str) -> str:
-    """A number with its noun in the right form."""
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def _by_split(kind: str, clusters: Sequence[Sequence[Case]], what: str, noun: str, *, alone: Severity) -> list[Finding]:
     """A leak for the clusters of which photos are in several splits, and a finding for those of one."""
     torn = _torn(clusters)
@@ -318,8 +311,8 @@ def _by_split(kind: str, clusters: Sequence[Sequence[Case]], what: str, noun: st
             num_mixed = sum(_num_labels(cluster) > 1 for cluster in of) if kind.endswith("duplicates") else 0
             mixed = f"; {num_mixed} under more than one label" if num_mixed else ""
             verb = one if len(of) == 1 else several
-            num_photos = count(sum(map(len, of)), "photo")
-            message = f"{what.format(count(len(of), noun))} {verb} {where} ({num_photos}{mixed})."
+            num_photos = number_of(sum(map(len, of)), "photo")
+            message = f"{what.format(number_of(len(of), noun))} {verb} {where} ({num_photos}{mixed})."
             found.append(Finding(kind, severity, message, tuple(map(_mixed, of))))
     return found
 

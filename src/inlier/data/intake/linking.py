@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -25,7 +26,7 @@ def unite(num_photos: int, links: Iterable[tuple[int, int]], fixed: Sequence[str
     Returns:
         Shape (N,), int64, each at most its own index.
     """
-    root = list(range(num_photos))
+    root = array("q", range(num_photos))
     place = {photo: where for photo, where in enumerate(fixed) if where}
     for one, other in links:
         low, high = sorted((_find(root, one), _find(root, other)))
@@ -34,7 +35,7 @@ def unite(num_photos: int, links: Iterable[tuple[int, int]], fixed: Sequence[str
         root[high] = low
         if high in place:
             place[low] = place.pop(high)
-    return np.array([_find(root, photo) for photo in range(num_photos)], dtype=np.int64)
+    return np.fromiter((_find(root, photo) for photo in range(num_photos)), dtype=np.int64, count=num_photos)
 
 
 def collapse(
@@ -58,12 +59,12 @@ def collapse(
         Shape (N,), int64.
     """
     num_photos = len(kinds)
-    root = list(range(num_photos))  # the least index, so a known photo wherever there is one
+    root = array("q", range(num_photos))  # the least index, so a known photo wherever there is one
     for pair in np.lexsort((pairs.second, pairs.first)).tolist():
         low, high = sorted((_find(root, int(pairs.first[pair])), _find(root, int(pairs.second[pair]))))
         if low != high and high >= num_known and kinds[low] == kinds[high] and is_one(pair):
             root[high] = low
-    unit = np.array([_find(root, photo) for photo in range(num_photos)], dtype=np.int64)
+    unit = np.fromiter((_find(root, photo) for photo in range(num_photos)), dtype=np.int64, count=num_photos)
     order = np.lexsort((np.arange(num_photos), -quality, np.arange(num_photos) >= num_known, unit))
     best = np.empty(num_photos, dtype=np.int64)
     is_first = np.diff(unit[order], prepend=-1) > 0
@@ -136,7 +137,7 @@ def _without_straddling(groups: Sequence[str], splits: Sequence[str]) -> list[st
     return [renamed.get((group, split), group) for group, split in zip(groups, splits, strict=True)]
 
 
-def _find(root: list[int], photo: int) -> int:
+def _find(root: array[int], photo: int) -> int:
     while root[photo] != photo:
         root[photo] = root[root[photo]]
         photo = root[photo]
