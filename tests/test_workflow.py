@@ -18,6 +18,7 @@ from inlier.cross_validation import cross_validate
 from inlier.data.manifest import Manifest, Photo
 from inlier.errors import ConfigError, ManifestError
 from inlier.features.backbone import Backbone
+from inlier.features.store import FeatureStore
 from inlier.model import Model
 from inlier.selection import select
 from inlier.workflow import FEW_PHOTOS, VIEWS_OF_FEW, fit, inspect_photos
@@ -353,3 +354,19 @@ def test_inspecting_keeps_the_order_and_every_photo(model: Model, data: Manifest
     first, again = inspections[0].verdict, inspections[3].verdict  # another batch: equal but for rounding
     assert again.score == pytest.approx(first.score, rel=1e-4) and again.p_value == first.p_value
     assert list(inspect_photos(model, [])) == []
+
+
+@pytest.mark.parametrize("augment", [0, 2])
+def test_a_store_changes_nothing_but_the_time(data: Manifest, tmp_path: Path, augment: int) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no photo")
+    photos = Manifest((Photo(broken, "train"), *data.photos))
+    config = QUICK | {"fit": QUICK["fit"] | {"augment": augment}}
+    plain, unreadable = fit(config, photos)
+    for num_found in (0, 2):
+        store = FeatureStore(tmp_path / "store")
+        stored, still_unreadable = fit(config, photos, store=store)
+        assert (store.num_found, store.num_filled) == (num_found, 2 - num_found)
+        assert is_same(stored, plain) and stored.identity == plain.identity
+        assert stored.references == plain.references
+        assert still_unreadable == unreadable and [photo.path for photo, _ in unreadable] == [broken]

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from inlier.data.loader import load_batches
-from inlier.data.manifest import NORMAL_LABELS, Manifest, Photo
+from inlier.data.manifest import NORMAL_LABELS, Manifest, Photo, digest_file
 from inlier.data.transforms import Transform
 from inlier.data.views import View
 from inlier.decision.heatmap import encode
 from inlier.detectors.components import component_names
 from inlier.features.backbone import Backbone
 from inlier.features.cache import FeatureCache, FeatureSet
+from inlier.features.records import Records
+from inlier.features.store import FeatureStore, features_key
 from inlier.model import References
 from inlier.outputs import as_text
 
@@ -24,6 +28,10 @@ MAX_THUMBNAILS = 5000
 """Normal photos whose thumbnails a model carries; 192 px and some 5 kB each."""
 
 _THUMBNAIL_PX = 192
+
+
+Put = Callable[[dict[int, Tensor], list[Photo]], None]
+"""Given maps, for each layer shape (B, C, h, w), and of each of the B records the photo that it shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +44,10 @@ class Reader:
         cache: Where the features go.
         groups: Of each photo what must not be torn apart; of a background nobody asks.
         workers: Threads that decode.
+        store: Where features may be already, and are kept for others; None: nowhere.
+        photos: Of each record of the cache the photo that it shows.
         unreadable: The photos that could not be read so far, each with the reason.
-        notice: Given each photo that could be read, with its pixels, in the order of their features.
+        notice: Given each photo that could be read, with its pixels, in the order of their features; without a store.
     """
 
     backbone: Backbone
@@ -45,6 +55,8 @@ class Reader:
     cache: FeatureCache
     groups: Mapping[Photo, str]
     workers: int = 2
+    store: FeatureStore | None = None
+    photos: list[Photo] = field(default_factory=list)
     unreadable: list[tuple[Photo, str]] = field(default_factory=list)
     notice: Callable[[Photo, NDArray[np.uint8]], None] = lambda photo, pixels: None
 
@@ -62,38 +74,89 @@ class Reader:
             The photos and their views, and how a report shows each of them.
         """
         start = len(self.cache.groups)
-        names: list[str] = []
+        photos = sorted(data.photos, key=lambda photo: str(photo.path))
+        if self.store is None or not photos:
+            thumbnails = self._compute(photos, views, self._append, advance)
+        else:
+            thumbnails = self._find(self.store, photos, views, advance)
+        features = FeatureSet(self.cache, tuple(range(start, len(self.cache.groups))))
+        owners = self.photos[start :: 1 + len(views)]
+        names = [name for photo in owners for name in _names(photo, views)]
+        return features, References(tuple(names), tuple(thumbnails))
+
+    def _compute(
+        self, photos: Sequence[Photo], views: Sequence[View], put: Put, advance: Callable[[int], None]
+    ) -> list[bytes]:
+        """Runs the backbone, and returns a thumbnail of each record, empty where there are too many."""
         thumbnails: list[bytes] = []
 
-        def keep(pixels: NDArray[np.uint8], name: str) -> None:
-            is_kept = len(names) < MAX_THUMBNAILS
+        def keep(pixels: NDArray[np.uint8]) -> None:
+            is_kept = len(thumbnails) < MAX_THUMBNAILS
             thumbnails.append(encode(pixels, longest_side=_THUMBNAIL_PX, quality=70) if is_kept else b"")
-            names.append(name)
 
-        photos = sorted(data.photos, key=lambda photo: str(photo.path))
         for batch in load_batches(photos, self.transform, workers=self.workers):
-            images = []
-            owners: list[Photo] = []
+            images: list[Tensor] = []
             for photo, pixels, image in zip(batch.photos, batch.pixels, batch.images, strict=True):
                 self.notice(photo, pixels)
-                keep(pixels, as_text(photo.path))
+                keep(pixels)
                 images.append(image)
                 for view in views:
                     altered = view.apply(pixels)
-                    keep(altered, f"{as_text(photo.path)} ({view.name})")
+                    keep(altered)
                     images.append(self.transform.to_tensor(altered))
-                owners += [photo] * (1 + len(views))
-            if owners:
-                self.cache.append(
-                    self.backbone.extract(torch.stack(images)),
-                    groups=[self.groups.get(photo, "") for photo in owners],
-                    labels=[component_label(photo) for photo in owners],
-                    is_view=[place % (1 + len(views)) > 0 for place in range(len(owners))],
-                )
+            if images:
+                owners = [photo for photo in batch.photos for _ in range(1 + len(views))]
+                put(self.backbone.extract(torch.stack(images)), owners)
             self.unreadable.extend(batch.unreadable)
             advance(len(batch.photos) + len(batch.unreadable))
-        features = FeatureSet(self.cache, tuple(range(start, len(self.cache.groups))))
-        return features, References(tuple(names), tuple(thumbnails))
+        return thumbnails
+
+    def _append(self, maps: dict[int, Tensor], owners: list[Photo]) -> None:
+        self.cache.append(maps, **self._about(owners))
+        self.photos.extend(owners)
+
+    def _find(
+        self, store: FeatureStore, photos: Sequence[Photo], views: Sequence[View], advance: Callable[[int], None]
+    ) -> list[bytes]:
+        """Links what the store has of these photos, after computing it if need be."""
+        number_of = {photo: number for number, photo in enumerate(photos)}
+        already = len(self.unreadable)
+
+        def fill(records: Records) -> tuple[Any, Sequence[bytes]]:
+            thumbnails = self._compute(photos, views, lambda maps, owners: records.append(maps), advance)
+            unreadable = [(number_of[photo], reason) for photo, reason in self.unreadable[already:]]
+            del self.unreadable[already:]
+            return {"unreadable": unreadable}, thumbnails
+
+        names = [view.name for view in views]
+        digests = [digest_file(photo.path) for photo in photos]
+        key = features_key(self.backbone, size=self.transform.size, digests=digests, views=names)
+        num_filled = store.num_filled
+        stored = store.open(key, fill, dtype=getattr(torch, self.backbone.precision))
+        reasons = dict(stored.notes["unreadable"])
+        self.unreadable.extend((photos[number], reason) for number, reason in reasons.items())
+        readable = [photo for number, photo in enumerate(photos) if number not in reasons]
+        owners = [photo for photo in readable for _ in range(1 + len(views))]
+        thumbnails = stored.extras()
+        self.cache.link(stored, **self._about(owners))
+        self.photos.extend(owners)
+        if store.num_filled == num_filled:
+            advance(len(photos))
+        return thumbnails
+
+    def _about(self, owners: Sequence[Photo]) -> dict[str, Any]:
+        """What a cache knows of records; of each photo the first shows it as it is, the others altered."""
+        return {
+            "groups": [self.groups.get(photo, "") for photo in owners],
+            "labels": [component_label(photo) for photo in owners],
+            "is_view": [place > 0 and owners[place - 1] is photo for place, photo in enumerate(owners)],
+        }
+
+
+def _names(photo: Photo, views: Sequence[View]) -> list[str]:
+    """What a report calls a photo and its altered copies."""
+    name = as_text(photo.path)
+    return [name, *(f"{name} ({view.name})" for view in views)]
 
 
 def normal_groups(data: Manifest) -> dict[Photo, str]:

@@ -21,6 +21,7 @@ from inlier.data.views import View, hand_held_views
 from inlier.detectors.components import component_names
 from inlier.errors import ConfigError, ManifestError
 from inlier.features.cache import FeatureCache, FeatureSet
+from inlier.features.store import FeatureStore
 from inlier.fitting import fit_and_calibrate, num_steps
 from inlier.model import Model, package_versions
 from inlier.outputs import as_text
@@ -72,6 +73,7 @@ def fit(
     device: str = "cpu",
     workers: int = 2,
     checkpoints: Path | None = None,
+    store: FeatureStore | None = None,
     progress: Progress = no_progress,
 ) -> tuple[Model, list[tuple[Photo, str]]]:
     """Learns from the normal photos of ``train``, and calibrates on normal photos it did not learn from.
@@ -86,6 +88,7 @@ def fit(
         workers: Threads that decode.
         checkpoints: Folder where a detector that trains for minutes leaves how far it is, and goes on from when given
             the same again; the caller removes it. None: nothing is left.
+        store: Where features of these photos may be already, and are kept for others; the model is the same without.
         progress: Told how far it is.
 
     Returns:
@@ -109,7 +112,7 @@ def fit(
     seed = resolved["fit"]["seed"]
     views = _views(resolved, len(normal.select("train")))
     with FeatureCache(dtype=getattr(torch, backbone.precision)) as cache:
-        reader = Reader(backbone, transform, cache, normal_groups(normal), workers)
+        reader = Reader(backbone, transform, cache, normal_groups(normal), workers, store)
         advance = progress("Reading photos", len(normal) + len(archive))
         of_train, references = reader.read(normal.select("train"), advance, views=views)
         of_dev, _ = reader.read(normal.select("dev"), advance)

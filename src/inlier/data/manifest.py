@@ -108,7 +108,9 @@ class Manifest:
         order of the rows, for no result may depend on that. A file that cannot be read counts as such.
         """
         lines = [
-            json.dumps([name, p.split, p.label, p.is_anomalous, p.group, _digest(p.path), p.mask and _digest(p.mask)])
+            json.dumps(
+                [name, p.split, p.label, p.is_anomalous, p.group, digest_file(p.path), p.mask and digest_file(p.mask)]
+            )
             for p, name in zip(self.photos, _shared_names(self.photos), strict=True)
         ]
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
@@ -212,8 +214,8 @@ def _shared_names(photos: Sequence[Photo]) -> list[str]:
     return [Path(path).relative_to(root).as_posix() for path in paths]
 
 
-def _digest(path: Path) -> str:
-    """SHA-256 of a file's bytes; "unreadable" where there is no such file, or no reading it."""
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal; "unreadable" where there is no such file, or no reading it."""
     try:
         if not path.is_file():  # opening a pipe would wait for a writer
             return "unreadable"

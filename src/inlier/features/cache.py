@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,16 +13,17 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from inlier.features.records import Records
+
 BATCH_SIZE = 32
 """Photos whose features are read together."""
 
 
 class FeatureCache:
-    """Features of photos in a temporary folder, one file a layer, one record a photo.
+    """Features of photos, beside what is known of each photo: some in a temporary folder, some perhaps in a store.
 
-    They are read with plain reads and leave the process's memory at once, whatever their number; the operating
-    system keeps them at hand as long as it has room. Numbers are kept as the backbone computed them, so nothing
-    is lost and bfloat16 takes half the space. The folder goes when the context is left.
+    They leave the process's memory at once, whatever their number; the operating system keeps them at hand as long
+    as it has room. The temporary folder goes, and the store is let go, when the context is left.
 
     Example:
         >>> with FeatureCache(dtype=torch.float32) as cache:
@@ -43,20 +44,26 @@ class FeatureCache:
         self.labels: list[str] = []
         self.is_view: list[bool] = []
         self._directory = directory
-        self._shapes: dict[int, torch.Size] = {}
-        self._files: dict[int, int] = {}
+        self._parts: list[Records] = []
+        self._places: list[tuple[int, int]] = []  # of each photo the part, and its number there
 
     def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="inlier-features-", dir=self._directory)
+        self._open = ExitStack()
+        folder = self._open.enter_context(tempfile.TemporaryDirectory(prefix="inlier-features-", dir=self._directory))
+        self._own = Records(Path(folder), dtype=self.dtype)
+        self._open.callback(self._own.close)
+        self._parts = [self._own]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in self._files.values():
-            os.close(file)
-        self._files.clear()
-        self._folder.cleanup()
+        self._open.close()
+
+    @property
+    def shapes(self) -> dict[int, torch.Size]:
+        """Layer -> shape (C, h, w) of a photo's map; empty as long as there is no photo."""
+        return next((part.shapes for part in self._parts if len(part)), {})
 
     def append(
         self,
@@ -74,37 +81,55 @@ class FeatureCache:
             labels: Of each photo the class that it was sorted into; None: unknown, which is "".
             is_view: Of each photo whether it is an altered copy of another one; None: none is.
         """
-        for layer, features in maps.items():
-            if layer not in self._files:
-                path = Path(self._folder.name) / f"layer-{layer}"
-                self._files[layer] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-                self._shapes[layer] = features.shape[1:]
-            data = features.to("cpu", self.dtype).contiguous().view(torch.uint8).numpy().tobytes()
-            written = 0
-            while written < len(data):  # a write may stop half-way, at 2 GiB for one
-                written += os.write(self._files[layer], data[written:])
+        first = len(self._own)
+        self._own.append(maps)
+        self._know(0, range(first, len(self._own)), groups, labels, is_view)
+
+    def link(
+        self,
+        stored: Records,
+        *,
+        groups: Sequence[str],
+        labels: Sequence[str] | None = None,
+        is_view: Sequence[bool] | None = None,
+    ) -> None:
+        """Adds all photos of records that lie elsewhere, which are closed with the cache; see ``append``."""
+        self._open.callback(stored.close)
+        self._parts.append(stored)
+        self._know(len(self._parts) - 1, range(len(stored)), groups, labels, is_view)
+
+    def features(self) -> FeatureSet:
+        """All photos so far, in the order in which they came."""
+        return FeatureSet(self, tuple(range(len(self.groups))))
+
+    def read(self, indices: Sequence[int], *, layers: Sequence[int] | None = None) -> dict[int, Tensor]:
+        """Features of photos: for each layer shape (B, C_l, h_l, w_l), float32.
+
+        Args:
+            indices: The photos' numbers.
+            layers: Which layers; None: all.
+        """
+        return {layer: self._read_layer(layer, indices) for layer in (self.shapes if layers is None else layers)}
+
+    def _know(
+        self,
+        part: int,
+        numbers: Sequence[int],
+        groups: Sequence[str],
+        labels: Sequence[str] | None,
+        is_view: Sequence[bool] | None,
+    ) -> None:
+        self._places.extend((part, number) for number in numbers)
         self.groups.extend(groups)
         self.labels.extend([""] * len(groups) if labels is None else labels)
         self.is_view.extend([False] * len(groups) if is_view is None else is_view)
 
-    def features(self) -> FeatureSet:
-        """All photos appended so far, in that order."""
-        return FeatureSet(self, tuple(range(len(self.groups))))
-
-    def read(self, indices: Sequence[int]) -> dict[int, Tensor]:
-        """Features of the photos with these numbers: for each layer shape (B, C_l, h_l, w_l), float32."""
-        return {layer: self._read_layer(layer, indices) for layer in self._files}
-
     def _read_layer(self, layer: int, indices: Sequence[int]) -> Tensor:
-        shape = self._shapes[layer]
-        num_bytes = shape.numel() * self.dtype.itemsize
-        records = bytearray(num_bytes * len(indices))
-        view = memoryview(records)
-        for place, index in enumerate(indices):
-            part = view[place * num_bytes : (place + 1) * num_bytes]
-            if os.preadv(self._files[layer], [part], index * num_bytes) != num_bytes:
-                raise OSError(f"The feature cache lost photo {index} of layer {layer}.")
-        return torch.frombuffer(records, dtype=self.dtype).view(len(indices), *shape).float()
+        places = [self._places[index] for index in indices]
+        parts = {part for part, _ in places}
+        if len(parts) == 1:
+            return self._parts[parts.pop()].read(layer, [number for _, number in places]).float()
+        return torch.cat([self._parts[part].read(layer, [number]) for part, number in places]).float()
 
 
 @dataclass(frozen=True)
@@ -115,11 +140,13 @@ class FeatureSet:
         cache: Where their features are.
         indices: Which photos, by their numbers in the cache.
         background: Numbers of photos that nobody sorted, for detectors that want to know what else there is.
+        layers: Which of the cache's layers are read; None: all.
     """
 
     cache: FeatureCache
     indices: tuple[int, ...]
     background: tuple[int, ...] = ()
+    layers: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -139,14 +166,18 @@ class FeatureSet:
         """Of each photo whether it is an altered copy of another one, to be learned from and never judged by."""
         return [self.cache.is_view[index] for index in self.indices]
 
-    def batches(self) -> Iterator[dict[int, Tensor]]:
-        """Features in the order of the photos: layer -> shape (B, C_l, h_l, w_l)."""
-        for start in range(0, len(self.indices), BATCH_SIZE):
-            yield self.cache.read(self.indices[start : start + BATCH_SIZE])
+    def read(self) -> dict[int, Tensor]:
+        """Features of all photos at once: layer -> shape (B, C_l, h_l, w_l)."""
+        return self.cache.read(self.indices, layers=self.layers)
+
+    def batches(self, size: int = BATCH_SIZE) -> Iterator[dict[int, Tensor]]:
+        """Features in the order of the photos, so many at a time: layer -> shape (B, C_l, h_l, w_l)."""
+        for start in range(0, len(self.indices), size):
+            yield self.cache.read(self.indices[start : start + size], layers=self.layers)
 
     def select(self, places: Sequence[int]) -> FeatureSet:
         """The photos at these places among those here, in this order; before the same background."""
-        return FeatureSet(self.cache, tuple(self.indices[place] for place in places), self.background)
+        return replace(self, indices=tuple(self.indices[place] for place in places))
 
     def originals(self) -> FeatureSet:
         """The photos that are no altered copies."""
@@ -154,8 +185,12 @@ class FeatureSet:
 
     def before(self, background: FeatureSet) -> FeatureSet:
         """The same photos of the same cache, with others as their background."""
-        return FeatureSet(self.cache, self.indices, background.indices)
+        return replace(self, background=background.indices)
 
     def of_background(self) -> FeatureSet:
         """The photos of the background; there may be none."""
-        return FeatureSet(self.cache, self.background)
+        return replace(self, indices=self.background, background=())
+
+    def with_layers(self, layers: Sequence[int]) -> FeatureSet:
+        """The same photos, of which only these layers are read."""
+        return replace(self, layers=tuple(layers))
