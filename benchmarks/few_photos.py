@@ -80,7 +80,7 @@ def main() -> None:
         arguments.only.split(",") if arguments.only else sorted(p.name for p in arguments.root.iterdir() if p.is_dir())
     )
     config = resolve({}, device="cpu")
-    backbone = build_backbone(config, build_detector(config))
+    backbone = build_backbone(config, build_detector(config).layers)
     rows: list[dict[str, Any]] = []
     with FeatureCache(dtype=getattr(torch, backbone.precision)) as cache:
         numbers = [int(number) for number in arguments.numbers.split(",")]

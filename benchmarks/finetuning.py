@@ -39,7 +39,6 @@ from inlier.data.transforms import Transform
 from inlier.decision.intervals import draw_resamples
 from inlier.decision.metrics import image_auroc
 from inlier.decision.pixel_metrics import PixelScores, aupro, collect_pixels
-from inlier.detectors.combined import Combined
 from inlier.evaluation import true_pixels
 from inlier.features.backbone import Backbone
 from inlier.features.cache import FeatureCache
@@ -197,7 +196,7 @@ def cell(out: Path, of: DataSet, recipe: str, config: Config, seed: int, split: 
         began = time.monotonic()
         if recipe == FROZEN:
             resolved = resolve({}, device=device, layers=(2, 3, 4))
-            backbone = build_backbone(resolved, Combined([build_detector(resolved)])).to(device)
+            backbone = build_backbone(resolved, build_detector(resolved).layers).to(device)
         else:
             sections = config | {"finetune": config.get("finetune", {}) | {"seed": seed}}
             backbone = adapt(sections, of.data, device=device, is_judged=False)[0].backbone

@@ -125,7 +125,7 @@ def real_scores(
     scores: dict[str, NDArray[np.float32]] = {}
     for trials in trunks.values():
         detectors = {trial.name: build_detector(trial.config) for trial in trials}
-        backbone = build_backbone(trials[0].config, Combined([*detectors.values()]))
+        backbone = build_backbone(trials[0].config, Combined([*detectors.values()]).layers)
         transform = Transform(trials[0].config["input"]["size"], backbone.mean, backbone.std)
         with FeatureCache(dtype=getattr(torch, backbone.precision)) as cache:
             reader = Reader(backbone, transform, cache, normal_groups(data))

@@ -35,15 +35,19 @@ LAYERS = (  # folder and files, from low to high; a new file takes its place her
     (
         "decision.",
         "calibration metrics pixel_metrics intervals compare heatmap pages figures report comparison_page "
-        "embedding_map doctor_page",
+        "embedding_map doctor_page tuning_page study_figures study_page",
     ),
     (
         "",
-        "folders adapted build model fitting reading workflow selection inspection evaluation cross_validation "
+        "folders adapted build model fitting reading workflow copies selection inspection evaluation cross_validation "
         "comparison embedding mapping findings diagnosis downstream gate objectives adaptation demonstration",
     ),
-    ("experiments.", "tracking"),
-    ("cli.", "options ingesting detecting finetuning comparing mapping doctor demo main"),
+    (
+        "experiments.",
+        "run results runs served tracking workers spaces memory tuning_storage tuning outcome judging "
+        "detector_search backbone_search search_report search",
+    ),
+    ("cli.", "options ingesting detecting finetuning comparing mapping doctor tracking tuning demo main"),
     ("", "__main__"),
 )
 PLACES = {folder + n: (i, j) for i, (folder, names) in enumerate(LAYERS) for j, n in enumerate(names.split())}

@@ -165,10 +165,10 @@ def test_the_backbone_has_the_detectors_layers_and_the_files_weights(tmp_path: P
     sections: dict[str, dict[str, Any]] = {"fit": {"detector": "photo-neighbors"}, "backbone": {"name": "resnet10t"}}
     config = resolve(sections, device="cpu", layers=(1, 3))
     detector = build_detector(config)
-    donor = build_backbone(config, detector, is_pretrained=False)
+    donor = build_backbone(config, detector.layers, is_pretrained=False)
     save_file(donor.network.state_dict(), tmp_path / "weights.safetensors")
     config["backbone"]["weights"] = str(tmp_path / "weights.safetensors")
-    backbone = build_backbone(config, detector)
+    backbone = build_backbone(config, detector.layers)
     assert (backbone.name, backbone.layers, backbone.strides) == ("resnet10t", (1, 3), (4, 16))
     for name, tensor in donor.network.state_dict().items():
         assert tensor.equal(backbone.network.state_dict()[name])
@@ -177,18 +177,18 @@ def test_the_backbone_has_the_detectors_layers_and_the_files_weights(tmp_path: P
 def test_the_backbone_has_the_layers_that_components_need_where_there_are_any() -> None:
     config = resolve({"fit": {"detector": "patchcore"}, "backbone": {"name": "resnet10t"}}, device="cpu")
     detector = build_detector(config)
-    assert build_backbone(config, detector, is_pretrained=False).layers == (2, 3, 4)
+    assert build_backbone(config, detector.layers, is_pretrained=False).layers == (2, 3, 4)
     components = build_components(config)
     assert components is not None and components.layers == (3, 4)
     del config["components"]
-    assert build_backbone(config, detector, is_pretrained=False).layers == (2, 3)
+    assert build_backbone(config, detector.layers, is_pretrained=False).layers == (2, 3)
     assert build_components(config) is None
 
 
 def test_backbones_that_cannot_be_had_are_refused_in_a_sentence(tmp_path: Path) -> None:
     def build(**backbone: str) -> None:
         config = resolve({"backbone": backbone, "fit": {"detector": "patchcore"}}, device="cpu", layers=(2, 9))
-        build_backbone(config, build_detector(config))
+        build_backbone(config, build_detector(config).layers)
 
     with pytest.raises(ConfigError, match=r"^\[backbone\]: layers of efficientnet_lite0 must be in 1 to 4, got \[2"):
         build()
@@ -196,7 +196,7 @@ def test_backbones_that_cannot_be_had_are_refused_in_a_sentence(tmp_path: Path) 
         build(name="resnet1")
     config = resolve({"backbone": {"weights": str(tmp_path / "none.pth")}}, device="cpu")
     with pytest.raises(WeightsError, match=r"^The weights file .*none\.pth does not exist\.$"):
-        build_backbone(config, build_detector(config))
+        build_backbone(config, build_detector(config).layers)
 
 
 PATCHES: dict[str, dict[str, Any]] = {"fit": {"detector": "patchcore"}}
@@ -216,7 +216,7 @@ def test_a_folder_is_a_backbone(adapted: AdaptedBackbone, backbone_folder: Path)
     assert backbone_facts(config) == {"network": "test_resnet", "identity": adapted.identity, **adapted.facts}
     del config["components"]
     config["backbone"]["precision"] = "float32"
-    backbone = build_backbone(config, build_detector(config))
+    backbone = build_backbone(config, build_detector(config).layers)
     images = torch.rand(2, 3, 64, 64)
     maps, expected = backbone.extract(images), adapted.backbone.extract(images)
     assert backbone.layers == (2, 3) and backbone.channels[1] == 24
@@ -252,7 +252,7 @@ def test_folders_that_cannot_be_used_are_refused_in_a_sentence(
 ) -> None:
     def build(layers: tuple[int, ...] | None = None, **backbone: Any) -> None:
         config = resolve(PATCHES | {"backbone": backbone}, device="cpu", layers=layers)
-        build_backbone(config, build_detector(config))
+        build_backbone(config, build_detector(config).layers)
 
     folder = str(backbone_folder)
     with pytest.raises(ModelError, match=r"/model is no backbone of inlier: it holds a model\.$"):
@@ -286,7 +286,7 @@ def test_a_folder_that_changes_before_it_is_built_from_is_noticed(
     plain = adapted.backbone.select((1, 2, 3, 4)).adapt({})
     AdaptedBackbone(plain, {}, {}, []).save(tmp_path / "ships")
     with pytest.raises(ModelError, match=r"/ships is no longer the backbone that the configuration was made with"):
-        build_backbone(config, build_detector(config))
+        build_backbone(config, build_detector(config).layers)
 
 
 def test_a_section_can_have_a_schema_of_its_own() -> None:

@@ -44,7 +44,7 @@ def test_hand_held_pistons_are_told_apart_beyond_doubt(real_data: Path) -> None:
 def tiles(real_data: Path) -> Iterator[FeatureSet]:
     """Features of normal tiles, each photographed up to six times: photos of one tile are a group."""
     config = resolve({}, device="cpu")
-    backbone = build_backbone(config, build_detector(config))
+    backbone = build_backbone(config, build_detector(config).layers)
     photos = Manifest.read(real_data / "magnetic-tile").select("train").normal().photos
     transform = Transform(config["input"]["size"], backbone.mean, backbone.std)
     with FeatureCache(dtype=getattr(torch, backbone.precision)) as cache:

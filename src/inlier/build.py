@@ -72,7 +72,7 @@ _BESIDE: dict[str, Callable[..., Any]] = {"components": Components}
 
 SECTIONS = tuple(dict.fromkeys((*_SETTINGS, *DETECTORS, *_BESIDE)))
 
-_RESOURCES = ("memory_budget_bytes", "seed", "checkpoints")
+_RESOURCES = ("memory_budget_bytes", "seed", "checkpoints", "watch")
 """Keywords of constructors that no section has: what one run gives all its detectors."""
 
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -155,12 +155,15 @@ def resolve_selection(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
     return _resolve_section("select", config.get("select", {}))
 
 
-def build_detector(config: Config, *, checkpoints: Path | None = None) -> Detector:
+def build_detector(
+    config: Config, *, checkpoints: Path | None = None, watch: Callable[[Detector, float], None] | None = None
+) -> Detector:
     """The unfitted detector of a resolved configuration.
 
     Args:
         config: Resolved.
         checkpoints: Folder from which detectors that train for minutes go on; None: they keep none.
+        watch: Called now and then by such detectors, with themselves as they are and the share of the training done.
 
     Raises:
         ConfigError: A value is outside its range.
@@ -170,6 +173,7 @@ def build_detector(config: Config, *, checkpoints: Path | None = None) -> Detect
         "memory_budget_bytes": parse_bytes(config["fit"]["memory_budget"]) // 2,
         "seed": config["fit"]["seed"],
         "checkpoints": checkpoints,
+        "watch": watch,
     }
     if name != "combined":
         return _construct(name, config[name], resources)
@@ -186,12 +190,12 @@ def build_components(config: Config) -> Components | None:
     return _call(Components, "components", **config["components"]) if "components" in config else None
 
 
-def build_backbone(config: Config, detector: Detector, *, is_pretrained: bool = True) -> Backbone:
-    """The backbone of a resolved configuration, with the layers that the detector, and what is beside it, look at.
+def build_backbone(config: Config, layers: Sequence[int], *, is_pretrained: bool = True) -> Backbone:
+    """The backbone of a resolved configuration, with these layers and those that what is beside the detector looks at.
 
     Args:
         config: Resolved.
-        detector: Whose layers it needs.
+        layers: Those that the detector looks at, or more.
         is_pretrained: False leaves the weights random, and looks for no file of them: a saved model has its own.
 
     Raises:
@@ -201,8 +205,8 @@ def build_backbone(config: Config, detector: Detector, *, is_pretrained: bool = 
     """
     section = config["backbone"]
     weights = Path(section["weights"]) if section["weights"] else None
-    layers = {*detector.layers, *(layer for name in _BESIDE if name in config for layer in config[name]["layers"])}
-    options = {"layers": sorted(layers), "precision": section["precision"]}
+    wanted = {*layers, *(layer for name in _BESIDE if name in config for layer in config[name]["layers"])}
+    options = {"layers": sorted(wanted), "precision": section["precision"]}
     if is_pretrained and weights and section.get("adapted"):
         adapted = AdaptedBackbone.load(weights)
         _check_identity(adapted.identity, section)
@@ -226,7 +230,7 @@ def backbone_facts(config: Config) -> dict[str, Any] | None:
     return describe(Path(section["weights"])) if section.get("adapted") else None
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, *, name: str = "memory_budget") -> int:
     """A number of bytes written as ``2GiB``, ``500 MB`` or a whole number.
 
     Raises:
@@ -234,10 +238,10 @@ def parse_bytes(text: str) -> int:
     """
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if found is None or found[2].upper() not in _UNITS:
-        raise ConfigError(f"memory_budget must be a size such as 2GiB or 500MB, got {text!r}.")
+        raise ConfigError(f"{name} must be a size such as 2GiB or 500MB, got {text!r}.")
     num_bytes = int(float(found[1]) * _UNITS[found[2].upper()])
     if num_bytes < 64 * 2**20:
-        raise ConfigError(f"memory_budget must be at least 64MiB, got {text}.")
+        raise ConfigError(f"{name} must be at least 64MiB, got {text}.")
     return num_bytes
 
 

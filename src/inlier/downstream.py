@@ -15,7 +15,7 @@ from torch import Tensor
 
 from inlier.build import DETECTORS, SECTIONS, build_detector, resolve, resolve_keywords
 from inlier.config import Config, check_names, merge
-from inlier.data.cutpaste import ALTERATIONS
+from inlier.copies import NUM_FOLDS, STRIDE, altered_copies, draw_photos
 from inlier.data.loader import load_batches
 from inlier.data.manifest import Manifest, Photo
 from inlier.data.splits import group_folds
@@ -29,11 +29,7 @@ from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.features.pooling import embed_photos
 from inlier.features.separation import separate
 from inlier.reading import component_label, normal_groups
-from inlier.selection import NUM_FOLDS, altered_copies, draw_photos
 from inlier.workflow import Progress
-
-STRIDE = 1 + len(ALTERATIONS)
-"""Scores that a photo with altered copies has: its own and theirs."""
 
 _SCHEMA = {"detector": (str, "combined"), "max_photos": (Annotated[int, Field(ge=2)], 400)}
 """Keyword of the section ``gate`` -> type and default: which detector, and how many normal photos at most it learns

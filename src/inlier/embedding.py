@@ -55,7 +55,7 @@ class Embedder:
         self.config = resolve(merge(sections, "fit", detector="photo-neighbors"), device=device, layers=layers)
         detector = build_detector(self.config)
         self.layers = detector.layers
-        self.backbone: Backbone = build_backbone(self.config, detector).to(device)
+        self.backbone: Backbone = build_backbone(self.config, detector.layers).to(device)
         self.transform = Transform(self.config["input"]["size"], self.backbone.mean, self.backbone.std)
         self._parts: list[NDArray[np.float32]] = []
 

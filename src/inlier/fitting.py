@@ -68,7 +68,7 @@ def fit_and_calibrate(
         seed: Decides which groups go together.
         advance: Told of each step done, of ``num_steps``.
     """
-    everything = tuple(range(len(train)))
+    places = places_to_learn_from(detector, train, dev, seed=seed)
     way = _way(detector, train, dev)
     if way == "folds":
         num_folds = _num_folds(detector, train)
@@ -78,11 +78,9 @@ def fit_and_calibrate(
         advance(1)
         method = f"cross-conformal scores, {num_folds} folds by group"
         groups = train.originals().groups + dev.groups
-        return Fitted(everything, _calibration(scores, groups), method + _with_dev(dev))
+        return Fitted(places, _calibration(scores, groups), method + _with_dev(dev))
     if way == "held out":
-        is_held_out = hold_out(train.groups, ratio=_HELD_OUT_RATIO, seed=seed)
-        places = tuple(np.flatnonzero(~is_held_out).tolist())
-        held_out = train.select(np.flatnonzero(is_held_out).tolist()).originals()
+        held_out = train.select(sorted({*range(len(train))} - {*places})).originals()
         detector.fit(train.select(places))
         scores = _joined(score_photos(detector, held_out), score_photos(detector, dev))
         advance(1)
@@ -92,8 +90,16 @@ def fit_and_calibrate(
     detector.fit(train)
     advance(1)
     if heat is not None:
-        return Fitted(everything, Calibration(np.empty(0), map_maxima=heat), "no photos to calibrate on")
-    return Fitted(everything, _calibration(score_photos(detector, dev), dev.groups), "scores of the dev photos")
+        return Fitted(places, Calibration(np.empty(0), map_maxima=heat), "no photos to calibrate on")
+    return Fitted(places, _calibration(score_photos(detector, dev), dev.groups), "scores of the dev photos")
+
+
+def places_to_learn_from(detector: Detector, train: FeatureSet, dev: FeatureSet, *, seed: int) -> tuple[int, ...]:
+    """Which of the training photos ``fit_and_calibrate`` learns from, ascending."""
+    if _way(detector, train, dev) != "held out":
+        return tuple(range(len(train)))
+    is_held_out = hold_out(train.groups, ratio=_HELD_OUT_RATIO, seed=seed)
+    return tuple(np.flatnonzero(~is_held_out).tolist())
 
 
 def num_steps(detector: Detector, train: FeatureSet, dev: FeatureSet) -> int:

@@ -18,11 +18,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from inlier.copies import STRIDE
 from inlier.data.manifest import Manifest, Photo
 from inlier.decision.compare import LEVEL, compare_aurocs
 from inlier.decision.intervals import MIN_GROUPS, Interval, group_index, mean_interval, num_effective_groups
 from inlier.decision.metrics import image_auroc, within_folds
-from inlier.downstream import STRIDE, Bench, CopyScores, DevScores, has_both, labelled_dev
+from inlier.downstream import Bench, CopyScores, DevScores, has_both, labelled_dev
 from inlier.errors import ManifestError
 from inlier.features.backbone import Backbone
 from inlier.outputs import as_text
@@ -171,6 +172,7 @@ def downstream_auroc(
     data: Manifest,
     backbone: Backbone,
     *,
+    by_copies: bool = False,
     workers: int = 2,
     progress: Progress = no_progress,
 ) -> float:
@@ -183,6 +185,7 @@ def downstream_auroc(
         config: Sections of keywords, such as ``gate``; what is left out takes its default.
         data: Photos; those of ``test`` are not looked at.
         backbone: Where it shall run, with the layers that the detector asks for.
+        by_copies: Whether altered copies of normal photos stand in for photos of anomalies.
         workers: Threads that decode.
         progress: Told how far it is.
 
@@ -193,6 +196,9 @@ def downstream_auroc(
         ManifestError: ``dev`` lacks readable normal or anomalous photos, or ``train`` normal ones.
         ConfigError: The configuration cannot be used.
     """
+    if by_copies:
+        copies = Bench.of(config, (backbone,), workers, progress).score_copies(data)
+        return _auroc_of_copies(copies.scores[0], copies.folds)
     if not has_both(labelled_dev(data)):
         raise ManifestError("A trial is judged by labelled photos of dev, and it lacks normal or anomalous ones.")
     found = Bench.of(config, (backbone,), workers, progress).score_dev(data)

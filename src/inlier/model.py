@@ -148,7 +148,7 @@ class Model:
         config: Config = header["config"]
         try:
             detector = build_detector(config)
-            backbone = build_backbone(config, detector, is_pretrained=False)
+            backbone = build_backbone(config, detector.layers, is_pretrained=False)
             backbone.load_state_dict(load_file(directory / "backbone.safetensors"))
             detector.load_state_dict(load_file(directory / "detector.safetensors"))
             components = build_components(config)

@@ -13,7 +13,6 @@ better than it by more than chance explains; which guards against a misfit, and 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, count
@@ -22,30 +21,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from inlier.build import build_backbone, build_detector, resolve, resolve_selection
 from inlier.config import Config, merge
-from inlier.data.cutpaste import ALTERATIONS
-from inlier.data.loader import Batch, load_batches
-from inlier.data.manifest import Manifest, Photo
-from inlier.data.splits import group_folds
+from inlier.copies import STRIDE, Copies, draw_photos
+from inlier.data.manifest import Manifest
 from inlier.data.transforms import Transform
 from inlier.decision.intervals import Interval, bootstrap
 from inlier.decision.metrics import image_auroc
 from inlier.detectors.combined import Combined
-from inlier.detectors.crossfit import score_photos
-from inlier.detectors.protocol import Detector
-from inlier.errors import ConfigError, ManifestError
-from inlier.features.backbone import Backbone
-from inlier.features.cache import FeatureCache, FeatureSet
+from inlier.errors import ConfigError
+from inlier.features.cache import FeatureCache
 from inlier.model import Model
-from inlier.outputs import as_text
 from inlier.reading import normal_groups
 from inlier.workflow import Progress, no_progress, normal_photos
-
-NUM_FOLDS = 3
-"""Parts that the photos are dealt to; each is scored by what was learned from the others."""
 
 MIN_GROUPS = 10
 """Groups of normal photos below which chance cannot be told from a lead, and nothing is chosen."""
@@ -55,9 +44,6 @@ MIN_AUROC = 0.6
 
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
-
-_STRIDE = 1 + len(ALTERATIONS)
-"""Records that a photo has in a cache: itself and its copies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,18 +176,14 @@ def select(
     scores: dict[str, NDArray[np.float32]] = {}
     for configs in trunks.values():
         detectors = {name: build_detector(of) for name, of in configs.items()}
-        backbone = build_backbone(next(iter(configs.values())), Combined([*detectors.values()])).to(device)
+        backbone = build_backbone(next(iter(configs.values())), Combined([*detectors.values()]).layers).to(device)
         transform = Transform(next(iter(configs.values()))["input"]["size"], backbone.mean, backbone.std)
         with FeatureCache(dtype=getattr(torch, backbone.precision)) as cache:
-            for batch in load_batches(photos, transform, workers=workers):
-                _append(cache, batch, backbone, transform, group_of, seed)
-                read(len(batch.photos) + len(batch.unreadable))
-            groups = cache.groups[::_STRIDE]
-            folds = _folds(groups, seed)
+            copies = Copies.read(cache, backbone, transform, photos, group_of, seed=seed, workers=workers, advance=read)
             for name, detector in detectors.items():
-                scores[name] = _cross_scores(detector, cache.features(), folds)
+                scores[name] = copies.scores(detector)
                 compare(1)
-    return _judge(candidates, scores, folds, groups, seed)
+    return _judge(candidates, scores, copies.folds, copies.groups, seed)
 
 
 def _candidates(
@@ -243,61 +225,6 @@ def _unique(name: str, taken: Collection[str]) -> str:
     return next(new for new in chain([name], (f"{name} ({number})" for number in count(2))) if new not in taken)
 
 
-def draw_photos(data: Manifest, max_photos: int, *, seed: int) -> list[Photo]:
-    """At most so many photos, by name, drawn by seed; their order in the manifest changes nothing."""
-    photos = sorted(data.photos, key=lambda photo: str(photo.path))
-    drawn = np.random.default_rng(seed).permutation(len(photos))[:max_photos]
-    return [photos[place] for place in sorted(drawn)]
-
-
-def _append(
-    cache: FeatureCache, batch: Batch, backbone: Backbone, transform: Transform, groups: Mapping[Photo, str], seed: int
-) -> None:
-    """Adds each photo that could be read, and behind it its copies, which the photo's name and the seed decide."""
-    if not batch.photos:
-        return
-    images: list[Tensor] = []
-    for photo, pixels, image in zip(batch.photos, batch.pixels, batch.images, strict=True):
-        copies = altered_copies(pixels, f"{groups[photo]}/{photo.path.name}", seed=seed)
-        images += [image, *map(transform.to_tensor, copies)]
-    owners = [groups[photo] for photo in batch.photos for _ in range(_STRIDE)]
-    cache.append(backbone.extract(torch.stack(images)), groups=owners)
-
-
-def altered_copies(pixels: NDArray[np.uint8], name: str, *, seed: int) -> list[NDArray[np.uint8]]:
-    """The photo altered in each way of ``ALTERATIONS``; where and how, its name and the seed decide.
-
-    Args:
-        pixels: Shape (H, W, 3), uint8 RGB.
-        name: The same wherever the photo lies.
-        seed: Of the chances.
-    """
-    digest = hashlib.sha256(as_text(name).encode()).digest()
-    rng = np.random.default_rng([seed, int.from_bytes(digest, "big")])
-    return [alter(pixels, rng).pixels for alter in ALTERATIONS.values()]
-
-
-def _folds(groups: Sequence[str], seed: int) -> NDArray[np.int64]:
-    num_groups = len(set(groups))
-    if num_groups < 2:
-        raise ManifestError(
-            "To choose by altered copies, readable normal photos of at least two groups are needed, "
-            f"got {len(groups)} of {num_groups}."
-        )
-    return group_folds(groups, num_folds=min(NUM_FOLDS, num_groups), seed=seed)
-
-
-def _cross_scores(detector: Detector, features: FeatureSet, folds: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Scores of each photo and its copies by a detector fitted on the other folds' photos: (N, 1 + copies)."""
-    scores = np.empty((len(folds), _STRIDE), dtype=np.float32)
-    for fold in np.unique(folds):
-        is_held_out = folds == fold
-        detector.fit(features.select((_STRIDE * np.flatnonzero(~is_held_out)).tolist()))
-        held_out = features.select(np.flatnonzero(np.repeat(is_held_out, _STRIDE)).tolist())
-        scores[is_held_out] = score_photos(detector, held_out).values.reshape(-1, _STRIDE)
-    return scores
-
-
 def _judge(
     candidates: Mapping[str, Config],
     scores: Mapping[str, NDArray[np.float32]],
@@ -325,9 +252,9 @@ def _judge(
 
 def _auroc(scores: NDArray[np.float32], folds: NDArray[np.int64], groups: Sequence[str], seed: int) -> Interval:
     """Within folds, since scores of detectors that learned from different photos do not compare."""
-    is_copy = np.tile(np.arange(_STRIDE) > 0, len(scores))
-    owners = [group for group in groups for _ in range(_STRIDE)]
-    return bootstrap(image_auroc, scores.ravel(), is_copy, owners, folds=np.repeat(folds, _STRIDE), seed=seed)
+    is_copy = np.tile(np.arange(STRIDE) > 0, len(scores))
+    owners = [group for group in groups for _ in range(STRIDE)]
+    return bootstrap(image_auroc, scores.ravel(), is_copy, owners, folds=np.repeat(folds, STRIDE), seed=seed)
 
 
 def lead(

@@ -20,6 +20,7 @@ from inlier.data.transforms import Transform
 from inlier.data.views import View, hand_held_views
 from inlier.detectors.components import component_names
 from inlier.errors import ConfigError, ManifestError
+from inlier.features.backbone import Backbone, all_layers
 from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.features.store import FeatureStore
 from inlier.fitting import fit_and_calibrate, num_steps
@@ -37,6 +38,9 @@ FEW_PHOTOS = 20
 
 VIEWS_OF_FEW = 7
 """Such copies of each photo: turned, darker, brighter, nearer, and two of these at once."""
+
+MAX_SHARED_LAYERS = 6
+"""Layers of a network up to which a store keeps the features of all of them."""
 
 MAX_BACKGROUND = 2000
 """Photos of a background that are looked at: plenty for a mean and a covariance."""
@@ -107,12 +111,13 @@ def fit(
     if not has_components(normal.select("train")):
         del resolved["components"]
     components = build_components(resolved)
-    backbone, of_backbone = build_backbone(resolved, detector).to(device), backbone_facts(resolved)
+    backbone, of_backbone = build_backbone(resolved, detector.layers).to(device), backbone_facts(resolved)
+    reads = backbone if store is None else backbone_to_share(resolved, detector.layers).to(device)
     transform = Transform(resolved["input"]["size"], backbone.mean, backbone.std)
     seed = resolved["fit"]["seed"]
-    views = _views(resolved, len(normal.select("train")))
+    views = views_of(resolved, len(normal.select("train")))
     with FeatureCache(dtype=getattr(torch, backbone.precision)) as cache:
-        reader = Reader(backbone, transform, cache, normal_groups(normal), workers, store)
+        reader = Reader(reads, transform, cache, normal_groups(normal), workers, store)
         advance = progress("Reading photos", len(normal) + len(archive))
         of_train, references = reader.read(normal.select("train"), advance, views=views)
         of_dev, _ = reader.read(normal.select("dev"), advance)
@@ -197,6 +202,19 @@ def normal_photos(data: Manifest) -> Manifest:
     return normal
 
 
+def backbone_to_share(config: Config, layers: Sequence[int]) -> Backbone:
+    """The backbone whose features a store keeps: with all its layers, so that every detector finds its own there.
+
+    Networks of many layers, such as a vision transformer with its blocks, give those asked for only.
+
+    Args:
+        config: Resolved.
+        layers: Those that are looked at.
+    """
+    every = all_layers(config["backbone"]["name"])
+    return build_backbone(config, every if len(every) <= MAX_SHARED_LAYERS else layers)
+
+
 def _background_photos(background: Manifest | None, data: Manifest, config: Config) -> Manifest:
     """At most ``MAX_BACKGROUND`` photos of the background, by seed, that are neither for testing nor known anyway."""
     if background is None:
@@ -213,7 +231,7 @@ def _background_photos(background: Manifest | None, data: Manifest, config: Conf
     return Manifest(tuple(photos[place] for place in sorted(order)))
 
 
-def _views(config: Config, num_photos: int) -> tuple[View, ...]:
+def views_of(config: Config, num_photos: int) -> tuple[View, ...]:
     """The altered copies asked for, or those that few photos need; the number is kept with the model."""
     if config["fit"]["augment"] is None:
         config["fit"]["augment"] = 0 if num_photos > FEW_PHOTOS else VIEWS_OF_FEW

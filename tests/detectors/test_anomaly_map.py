@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from inlier.detectors.anomaly_map import pool_map, smooth_map
+from inlier.detectors.anomaly_map import CHUNK_BYTES, pool_map, smooth_map
 
 
 def test_enlargement_by_hand() -> None:
@@ -45,3 +45,10 @@ def test_pooling_by_hand() -> None:
     assert pool_map(patch_scores, pooling="top", top_ratio=0.5).tolist() == [4.5, 1.0]
     assert pool_map(patch_scores, pooling="top", top_ratio=0.01).tolist() == [5.0, 2.0]  # at least one patch
     assert pool_map(patch_scores, pooling="top", top_ratio=1.0).tolist() == [3.0, 0.5]
+
+
+def test_maps_smoothed_in_chunks_are_those_smoothed_one_by_one() -> None:
+    patch_scores = torch.rand(7, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert 1 < CHUNK_BYTES // (4 * 320**2) < 7  # maps of a chunk, with their borders
+    together = smooth_map(patch_scores, size=256, sigma=8.0)
+    assert torch.allclose(together, torch.cat([smooth_map(one[None], size=256, sigma=8.0) for one in patch_scores]))

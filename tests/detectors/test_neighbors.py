@@ -4,6 +4,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
+from inlier.detectors import neighbors
 from inlier.detectors.neighbors import CHUNK_BYTES, nearest_rows
 
 
@@ -49,3 +50,15 @@ def test_distances_belong_to_their_rows_and_rise_where_rounding_confuses_the_ord
 def test_no_queries_have_no_neighbours() -> None:
     distances, rows = nearest_rows(torch.empty(0, 4), torch.rand(5, 4), num_neighbors=3)
     assert distances.shape == rows.shape == (0, 3)
+
+
+@pytest.mark.parametrize("num_neighbors", [1, 3])
+def test_distances_are_the_same_in_chunks_of_any_size(num_neighbors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, bank = torch.randn(100, 6, generator=generator), torch.randn(20, 6, generator=generator)
+    whole, rows = nearest_rows(queries, bank, num_neighbors=num_neighbors)
+    monkeypatch.setattr(neighbors, "CHUNK_BYTES", 4 * 20 * 7)  # seven queries for the rows, 23 for the distances
+    parts, rows_of_parts = nearest_rows(queries, bank, num_neighbors=num_neighbors)
+    assert torch.equal(rows, rows_of_parts)
+    assert torch.equal(whole, parts)
+    assert torch.equal(whole, (queries[:, None] - bank[rows]).square().sum(dim=2).sqrt())

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from inlier.detectors import patchcore as module
 from inlier.detectors.anomaly_map import smooth_map
-from inlier.detectors.coreset import greedy_coreset
+from inlier.detectors.coreset import CoresetStream, greedy_coreset
 from inlier.detectors.patchcore import NUM_EVIDENCE, PatchCore
 from inlier.features.cache import FeatureSet
 from inlier.features.patches import embed_patches
@@ -215,3 +215,41 @@ def test_the_cosine_distance_does_not_see_exposure(make_features: MakeFeatures) 
 def test_parameters_out_of_range_are_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         PatchCore(**options)
+
+
+@pytest.mark.parametrize("part_bytes", [1, 3 * 4 * 10 * 36])
+def test_photos_embedded_in_smaller_parts_give_the_same(
+    part_bytes: int, make_features: MakeFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = make_features(_maps(40, seed=1)), _maps(5, seed=2)
+    whole = PatchCore(layers=(2, 3), **AS_PUBLISHED).fit(train)
+    expected = whole.predict(test)
+    monkeypatch.setattr(module, "PART_BYTES", part_bytes)
+    parts = PatchCore(layers=(2, 3), **AS_PUBLISHED).fit(train)
+    assert torch.equal(parts.memory_bank_, whole.memory_bank_)
+    assert torch.equal(parts.bank_places_, whole.bank_places_)
+    prediction = parts.predict(test)
+    assert torch.allclose(prediction.score, expected.score, rtol=1e-6)
+    assert prediction.anomaly_map is not None and expected.anomaly_map is not None
+    assert torch.allclose(prediction.anomaly_map, expected.anomaly_map, rtol=1e-6)
+    assert [[reason.reference for reason in reasons] for reasons in prediction.evidence or ()] == [
+        [reason.reference for reason in reasons] for reasons in expected.evidence or ()
+    ]
+
+
+def test_the_budget_holds_for_stream_and_batch_together(
+    make_features: MakeFeatures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+
+    class Watched(CoresetStream):
+        def append(self, rows: Tensor, tags: Tensor) -> None:
+            held.append(len(rows) + sum(len(part) for part in self._rows))
+            super().append(rows, tags)
+
+    monkeypatch.setattr(module, "CoresetStream", Watched)
+    budget = 400_000
+    PatchCore(layers=(2, 3), memory_budget_bytes=budget).fit(make_features(_maps(200, seed=1)))
+    maps_bytes = 4 * (4 * 36 + 6 * 9)
+    assert 0.5 * budget < max(held) * 2 * 4 * 10 + 20 * maps_bytes <= budget  # joined while the parts are still there
+    assert len(held) > 200 / 32  # and the batch was made smaller

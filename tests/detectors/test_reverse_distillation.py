@@ -15,6 +15,7 @@ from inlier.detectors import reverse_distillation
 from inlier.detectors.anomaly_map import smooth_map
 from inlier.detectors.reverse_distillation import (
     LOSSES,
+    NUM_TOGETHER,
     ReverseDistillation,
     combine_maps,
     cosine_distance,
@@ -276,3 +277,17 @@ def test_networks_are_rebuilt_from_the_shapes_of_what_was_saved(make_features: M
 def test_parameters_out_of_range_are_refused(keywords: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
         ReverseDistillation(**keywords)
+
+
+def test_photos_are_judged_a_few_at_a_time_and_as_they_would_be_alone(make_features: MakeFeatures) -> None:
+    generator = torch.Generator().manual_seed(0)
+    num_photos = NUM_TOGETHER + 3
+    maps = {
+        2: torch.rand(num_photos, 6, 8, 8, generator=generator),
+        3: torch.rand(num_photos, 8, 4, 4, generator=generator),
+    }
+    detector = ReverseDistillation(layers=(2, 3), num_samples=32, width=8).fit(make_features(maps))
+    together = detector.predict(maps).score
+    singly = [{layer: of[place : place + 1] for layer, of in maps.items()} for place in range(num_photos)]
+    alone = [detector.predict(one).score for one in singly]
+    assert torch.allclose(together, torch.cat(alone), rtol=1e-5)

@@ -82,3 +82,11 @@ def test_euclidean_distance_of_cosine_patches_sums_the_cosine_distances_of_their
     similarity = torch.nn.CosineSimilarity(dim=-1)
     apart = sum(1 - similarity(plain[0, ..., part], plain[1, ..., part]) for part in (slice(5), slice(5, None)))
     assert torch.allclose((cosine[0] - cosine[1]).norm(dim=-1), (2 * apart).sqrt(), atol=1e-5)
+
+
+def test_a_photo_is_embedded_as_it_would_be_by_itself() -> None:
+    maps = [torch.randn(3, 5, 6, 6), torch.randn(3, 7, 3, 3)]
+    together = embed_patches(maps, patch_size=3, is_cosine=True)
+    for photo in range(3):
+        alone = embed_patches([features[photo : photo + 1] for features in maps], patch_size=3, is_cosine=True)
+        assert torch.equal(together[photo], alone[0])

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from inlier.features.student import Bottleneck, InvertedResidual, Student
+from inlier.features.student import Bottleneck, InvertedResidual, Student, count_activations
 
 SHAPES = [(12, 28, 28), (20, 14, 14), (56, 7, 7)]
 
@@ -61,3 +61,26 @@ def test_the_networks_are_as_small_as_the_default_teacher() -> None:
     channels = (40, 112, 320)
     networks = Bottleneck(channels, width=128), Student(channels, width=128)
     assert sum(parameter.numel() for network in networks for parameter in network.parameters()) < 1_100_000
+
+
+@pytest.mark.parametrize("layers", [(2, 3, 4), (1, 2), (1, 2, 3, 4)])
+@pytest.mark.parametrize("width", [16, 128])
+def test_activations_and_weights_are_those_of_the_networks(layers: tuple[int, ...], width: int) -> None:
+    shapes = {1: (24, 56, 56), 2: (40, 28, 28), 3: (112, 14, 14), 4: (320, 7, 7)}
+    kept, widest, num_weights = count_activations([shapes[layer] for layer in layers], width=width)
+    channels = [shapes[layer][0] for layer in layers]
+    networks = nn.ModuleList([Bottleneck(channels, width=width), Student(channels, width=width)])
+    assert sum(parameter.numel() for parameter in networks.parameters()) == num_weights
+    maps = [torch.rand(1, *shapes[layer]) for layer in layers]
+    saved: dict[int, int] = {}
+
+    def see(tensor: Tensor) -> Tensor:
+        if tensor.dim() == 4 and len(tensor) == 1 and not isinstance(tensor, nn.Parameter):
+            saved[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor):
+        found = networks[1](networks[0](maps), [of.shape[-2:] for of in maps])
+    num_saved = sum(saved.values()) - sum(saved.get(of.data_ptr(), 0) for of in maps) + sum(of.numel() for of in found)
+    assert kept == pytest.approx(num_saved, rel=0.1)
+    assert widest == max(saved.values())

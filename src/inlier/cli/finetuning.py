@@ -19,7 +19,9 @@ from inlier.cli.options import (
     QuietOption,
     SeedOption,
     SetOption,
+    TrackOption,
     WorkersOption,
+    check_tracker,
     choose_device,
     normal_labels,
     print_json,
@@ -28,8 +30,8 @@ from inlier.cli.options import (
     say_notes,
     say_unreadable,
     show,
+    tracked,
 )
-from inlier.errors import InlierError
 
 if TYPE_CHECKING:
     from inlier.adapted import AdaptedBackbone
@@ -70,9 +72,7 @@ def finetune(
     ] = None,
     no_gate: Annotated[bool, typer.Option("--no-gate", help="Do not judge whether it helps a detector.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was interrupted.")] = False,
-    track: Annotated[
-        str | None, typer.Option(help="Copy curves and verdict to this MLflow server or database.", metavar="URI")
-    ] = None,
+    track: TrackOption = None,
     normal: NormalOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -86,7 +86,6 @@ def finetune(
     from inlier.adaptation import adapt
     from inlier.adapted import check_target
     from inlier.data.manifest import Manifest
-    from inlier.experiments.tracking import check_installed
 
     is_first = os.environ.get("RANK", "0") == "0"  # of several processes, launched by torchrun, one speaks and writes
     quiet = quiet or not is_first
@@ -104,8 +103,7 @@ def finetune(
     }
     sections, on = read_sections(config, overrides, options), choose_device(device)
     check_target(out)
-    if track is not None:
-        check_installed()
+    check_tracker(track)
     manifest = Manifest.read(data, normal=normal_labels(normal))
     checkpoints = out.with_name(f".{out.name}.training")
     notes = _make_way(checkpoints, resume=resume) if is_first else []
@@ -170,17 +168,10 @@ def _line(row: Mapping[str, float]) -> str:
 
 def _notes(adapted: AdaptedBackbone, out: Path, uri: str | None) -> list[str]:
     """What the user must not miss; on the way the metrics go to the tracker, if one is named."""
-    from inlier.experiments.tracking import track
-
     notes = []
     if adapted.facts["objective"] == "supcon" and not adapted.facts["num_labelled"]:
         notes.append("No photo is labelled with a component, so each was a class of its own, as in simclr.")
-    if uri is not None:
-        try:
-            track(adapted, out, uri)
-        except InlierError as error:  # hours of training are saved, and stay so
-            notes.append(f"{error} The backbone is in {out} all the same.")
-    return notes
+    return [*notes, *tracked(out, uri)]
 
 
 def _summary(adapted: AdaptedBackbone, data: Path, out: Path) -> str:

@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from inlier.cli import comparing, demo, detecting, doctor, finetuning, ingesting, mapping
+from inlier.cli import comparing, demo, detecting, doctor, finetuning, ingesting, mapping, tracking, tuning
 from inlier.errors import InlierError
 
 IMPOSSIBLE, INTERRUPTED = 2, 130
@@ -26,6 +26,8 @@ app.command("fit")(detecting.fit)
 app.command("inspect")(detecting.inspect)
 app.command("evaluate")(detecting.evaluate)
 app.command("compare")(comparing.compare)
+app.command("tune")(tuning.tune)
+app.command("track")(tracking.track)
 app.command("map")(mapping.map_photos)
 app.command("demo")(demo.demo)
 
@@ -58,8 +60,8 @@ def run() -> None:
     except SystemExit as end:  # Typer makes one of everything else, of Ctrl-C without a word
         if end.code == INTERRUPTED:
             typer.echo(
-                "inlier: interrupted; given again, ingest, inspect, a training in fit, and finetune with --resume go "
-                "on where they stopped.",
+                "inlier: interrupted; given again, ingest, inspect, tune, a training in fit, and finetune with "
+                "--resume go on where they stopped.",
                 err=True,
             )
         raise

@@ -40,6 +40,13 @@ NormalOption = Annotated[
     typer.Option("--normal", help="Labels of normal photos, separated by commas.", show_default="good,normal,ok"),
 ]
 
+TrackOption = Annotated[
+    str | None,
+    typer.Option(
+        "--track", help="Send the results to MLflow too: a file such as mlflow.db, or a server.", metavar="URI"
+    ),
+]
+
 PATIENCE_SECONDS = 2.0
 """A progress bar appears for what takes longer."""
 
@@ -71,6 +78,31 @@ def choose_device(asked: str) -> str:
     if asked == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda was asked for, but this machine has no CUDA device; take --device cpu.")
     return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 20GiB."""
+    from inlier.build import parse_bytes
+
+    return parse_bytes(text, name="cache_budget")
+
+
+def check_tracker(uri: str | None) -> None:
+    """Refuses, before the work, results that are to be tracked where nothing can track them."""
+    if uri is not None:
+        from inlier.experiments.tracking import check_installed
+
+        check_installed()
+
+
+def tracked(folder: Path, uri: str | None) -> list[str]:
+    """Sends a finished folder to a tracker, if one is named; what the user must know if it did not arrive."""
+    if uri is None:
+        return []
+    from inlier.experiments.tracking import track_or_note
+
+    note = track_or_note(folder, uri)
+    return [note] if note else []
 
 
 def show(result: str, *, quiet: bool) -> None:

@@ -12,6 +12,9 @@ from torch.nn import functional as F
 Pooling = Literal["max", "mean", "top"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
+CHUNK_BYTES = 2**20
+"""Room for the maps that are smoothed together; a convolution lays each out anew, several times as wide."""
+
 
 def smooth_map(patch_scores: Tensor, *, size: int, sigma: float) -> Tensor:
     """Patch scores as a map in the pixels of the network's input (thesis, figure 3.4).
@@ -32,8 +35,9 @@ def smooth_map(patch_scores: Tensor, *, size: int, sigma: float) -> Tensor:
         offsets = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
         kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
         kernel /= kernel.sum()
-        padded = F.pad(maps, (radius, radius, radius, radius), mode="reflect")
-        maps = F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None, :])
+        for part in torch.split(maps, max(1, CHUNK_BYTES // (4 * (size + 2 * radius) ** 2))):
+            padded = F.pad(part, (radius, radius, radius, radius), mode="reflect")
+            part.copy_(F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None, :]))
     return maps[:, 0]
 
 

@@ -12,6 +12,9 @@ from torch import Tensor
 CHUNK = 256
 """Candidates that are brought up to date together; few, so that all of them have missed about the same picks."""
 
+_ROWS = 8192
+"""Rows whose squares are held at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Coreset:
@@ -67,7 +70,7 @@ def _farthest_first(rows: Tensor, num_candidates: int) -> Iterator[tuple[int, fl
     soon covered well never come up again, and cost nothing more.
     """
     centred = rows - rows.mean(dim=0)  # smaller lengths, hence less cancellation in squared distances
-    lengths = centred.square().sum(dim=1)  # (N,)
+    lengths = torch.cat([part.square().sum(dim=1) for part in torch.split(centred, _ROWS)])  # (N,), no copy of all rows
     covered = 4 * torch.finfo(rows.dtype).eps * float(lengths.max())  # what rounding cannot tell from 0
     picks = [int(lengths.argmin())]
     yield picks[0], math.inf

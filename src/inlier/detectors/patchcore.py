@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
 import torch
@@ -14,15 +15,36 @@ from inlier.detectors.coreset import CoresetStream
 from inlier.detectors.neighbors import nearest_rows
 from inlier.detectors.protocol import check_features, check_is_fitted, take
 from inlier.features.backbone import check_layers
-from inlier.features.cache import FeatureSet
+from inlier.features.cache import BATCH_SIZE, FeatureSet
 from inlier.features.patches import embed_patches
 from inlier.records import Box, Evidence, Prediction
 
 Distance = Literal["cosine", "euclidean"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
 
+PART_BYTES = 32 * 2**20
+"""Room for the patches of the photos that are embedded together; a single one may take more."""
+
+ROW_BYTES = 40
+"""What the selection of a coreset holds for each row beside its numbers: tags twice, length, bound, picks seen."""
+
 NUM_EVIDENCE = 3
 """Places of a photo that explain its score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a memory budget has room for.
+
+    Attributes:
+        together: Photos embedded at once, >= 1.
+        capacity: Rows held at most before they are reduced, but for those of these photos.
+        num_kept: Rows kept when they are.
+    """
+
+    together: int
+    capacity: int
+    num_kept: int
 
 
 class PatchCore:
@@ -53,6 +75,7 @@ class PatchCore:
         layers: Sequence[int] = (2, 3),
         patch_size: int = 3,
         distance: Distance = "cosine",
+        embedding_width: int = 0,
         coreset_ratio: float = 0.05,
         max_bank_rows: int = 5_000,
         num_neighbors: int = 9,
@@ -69,6 +92,7 @@ class PatchCore:
             layers: Which of the backbone's layers make up a patch's embedding; the finest one has its cells.
             patch_size: Side of the neighbourhood that a patch is averaged over, in cells, odd.
             distance: ``cosine`` or ``euclidean``.
+            embedding_width: Numbers that an embedding is averaged down to, which saves memory; 0: all are kept.
             coreset_ratio: Share of all normal patches kept in the bank, in (0, 1].
             max_bank_rows: Rows the bank has at most, whatever the share.
             num_neighbors: b of eq. 7: bank rows around the nearest one that re-weight the score, >= 1.
@@ -77,7 +101,8 @@ class PatchCore:
             top_ratio: Share of the patches that ``top`` averages, in (0, 1].
             map_size: Height and width of the anomaly map, in pixels.
             sigma: Of the Gaussian over the anomaly map, in its pixels; 0 for none.
-            memory_budget_bytes: Room for patches while fitting; beyond it they are reduced as they come.
+            memory_budget_bytes: Room for patches, and for the photos that they are made of, while fitting; beyond it
+                they are reduced as they come.
 
         Raises:
             ValueError: A parameter is outside its range.
@@ -98,6 +123,8 @@ class PatchCore:
         ):
             if number < 1:
                 raise ValueError(f"{name} of PatchCore must be at least 1, got {number}.")
+        if embedding_width < 0:
+            raise ValueError(f"embedding_width of PatchCore must be at least 0, got {embedding_width}.")
         if is_reweighted and pooling != "max":
             raise ValueError(f"is_reweighted of PatchCore goes with pooling 'max' only, got {pooling!r}.")
         if not 0 <= sigma < math.inf:
@@ -105,6 +132,7 @@ class PatchCore:
         self.layers = check_layers("PatchCore", layers)
         self.patch_size = patch_size
         self.distance = distance
+        self.embedding_width = embedding_width
         self.coreset_ratio = coreset_ratio
         self.max_bank_rows = max_bank_rows
         self.num_neighbors = num_neighbors
@@ -118,16 +146,13 @@ class PatchCore:
     def fit(self, features: FeatureSet) -> Self:
         """Fills the memory bank with a coreset of the photos' patches; photos are numbered in their order."""
         check_features(self, features)
-        stream: CoresetStream | None = None
-        num_photos = 0
-        for maps in features.batches():
-            patches = self._embed(maps)  # (B, h, w, D)
-            batch, height, width, depth = patches.shape
-            stream = stream or self._new_stream(depth)
-            first = num_photos * height * width
-            stream.append(patches.view(-1, depth), torch.arange(first, first + batch * height * width))
-            num_photos += batch
-        assert stream is not None  # check_features
+        features = features.with_layers(self.layers)
+        room = self.room({layer: of_photo.shape[1:] for layer, of_photo in features.select([0]).read().items()})
+        stream = CoresetStream(capacity=room.capacity, num_kept=room.num_kept)
+        for maps in features.batches(room.together):
+            rows = self._embed(maps).flatten(0, 2)  # (B * h * w, D)
+            stream.append(rows, torch.arange(stream.num_seen, stream.num_seen + len(rows)))
+            del rows  # the stream has it, and lets go of it before it needs room
         num_rows = min(self.max_bank_rows, math.ceil(self.coreset_ratio * stream.num_seen))
         self.memory_bank_, self.bank_places_ = stream.finish(num_rows)
         return self
@@ -135,17 +160,34 @@ class PatchCore:
     def predict(self, maps: Mapping[int, Tensor]) -> Prediction:
         """Scores photos: the map in ``map_size`` pixels, the evidence the worst patches apart from each other."""
         check_is_fitted(self, "memory_bank_")
-        patches = self._embed(maps)
-        batch, height, width, depth = patches.shape
-        distances, rows = nearest_rows(patches.view(-1, depth), self.memory_bank_)
-        patch_scores, nearest = distances.view(batch, height, width), rows.view(batch, height, width)
-        if self.is_reweighted:
-            score = self._reweighted(patches, patch_scores, nearest)
-        else:
-            score = pool_map(patch_scores, pooling=self.pooling, top_ratio=self.top_ratio)
+        together = self.num_scored({layer: maps[layer].shape[1:] for layer in self.layers})
+        parts = zip(*(torch.split(maps[layer], together) for layer in self.layers), strict=True)
+        scored = [self._score(dict(zip(self.layers, part, strict=True))) for part in parts]
+        score, patch_scores, nearest = (torch.cat(of_parts) for of_parts in zip(*scored, strict=True))
         anomaly_map = smooth_map(patch_scores, size=self.map_size, sigma=self.sigma)
-        evidence = tuple(self._evidence(patch_scores[photo], nearest[photo]) for photo in range(batch))
+        evidence = tuple(self._evidence(patch_scores[photo], nearest[photo]) for photo in range(len(score)))
         return Prediction(score, anomaly_map, evidence)
+
+    def room(self, shapes: Mapping[int, Sequence[int]]) -> Room:
+        """How ``fit`` shares out its memory, for maps of these shapes: layer -> (C, h, w)."""
+        num_cells, depth = self._cells_and_depth(shapes)
+        maps_bytes = 4 * sum(math.prod(shapes[layer]) for layer in self.layers)
+        photo_bytes = 2 * (maps_bytes + 4 * num_cells * depth)  # the next maps are read, and patches joined, beside
+        together = max(1, min(BATCH_SIZE, PART_BYTES // photo_bytes, self.memory_budget_bytes // (4 * photo_bytes)))
+        copies = 2.5  # the rows as they came, and joined; then joined, centred, and up to half of them as picks
+        left = self.memory_budget_bytes - together * photo_bytes
+        capacity = max(2, num_cells, int(left // (copies * 4 * depth + ROW_BYTES)))  # one photo, if need be beyond it
+        return Room(together, capacity, min(2 * self.max_bank_rows, capacity // 2))
+
+    def num_scored(self, shapes: Mapping[int, Sequence[int]]) -> int:
+        """Photos whose patches ``predict`` holds at once, for maps of these shapes: layer -> (C, h, w)."""
+        num_cells, depth = self._cells_and_depth(shapes)
+        return max(1, min(BATCH_SIZE, PART_BYTES // (4 * num_cells * depth)))
+
+    def _cells_and_depth(self, shapes: Mapping[int, Sequence[int]]) -> tuple[int, int]:
+        """Patches of a photo, and numbers of each."""
+        depth = sum(shapes[layer][0] for layer in self.layers)
+        return math.prod(shapes[self.layers[0]][1:]), min(self.embedding_width or depth, depth)
 
     def state_dict(self) -> dict[str, Tensor]:
         """``memory_bank_`` and ``bank_places_``."""
@@ -159,12 +201,18 @@ class PatchCore:
 
     def _embed(self, maps: Mapping[int, Tensor]) -> Tensor:
         chosen = [maps[layer] for layer in self.layers]
-        return embed_patches(chosen, patch_size=self.patch_size, is_cosine=self.distance == "cosine")
+        return embed_patches(
+            chosen, patch_size=self.patch_size, is_cosine=self.distance == "cosine", width=self.embedding_width
+        )
 
-    def _new_stream(self, depth: int) -> CoresetStream:
-        copies = 3  # the rows as they came, joined, and centred
-        capacity = max(2, self.memory_budget_bytes // (copies * 4 * depth))
-        return CoresetStream(capacity=capacity, num_kept=min(2 * self.max_bank_rows, capacity // 2))
+    def _score(self, maps: Mapping[int, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Of photos the scores, those of their patches, and the nearest rows: shapes (B,), (B, h, w) and (B, h, w)."""
+        patches = self._embed(maps)
+        distances, rows = nearest_rows(patches.flatten(0, 2), self.memory_bank_)
+        patch_scores, nearest = distances.view(patches.shape[:3]), rows.view(patches.shape[:3])
+        if self.is_reweighted:
+            return self._reweighted(patches, patch_scores, nearest), patch_scores, nearest
+        return pool_map(patch_scores, pooling=self.pooling, top_ratio=self.top_ratio), patch_scores, nearest
 
     def _reweighted(self, patches: Tensor, patch_scores: Tensor, nearest: Tensor) -> Tensor:
         """Eq. 7: s = (1 - exp s* / sum of exp |m_test - m| over the b rows around the nearest one) s*.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -31,6 +31,9 @@ COMBINATIONS: tuple[Combination, ...] = get_args(Combination)
 
 ENOUGH_GROUPS = 10
 """Groups from which on some are held out to tell when to stop; fewer are all learned from."""
+
+NUM_TOGETHER = 8
+"""Photos that the networks see at once where they do not learn; inside, a photo takes many times what its maps do."""
 
 NUM_CHECKS = 20
 """Looks at the held-out loss, and checkpoints, in a training that is not stopped early."""
@@ -89,6 +92,7 @@ class ReverseDistillation:
         patience: int = 5,
         seed: int = 0,
         checkpoints: Path | None = None,
+        watch: Callable[[ReverseDistillation, float], None] | None = None,
     ) -> None:
         """Checks the parameters; nothing is learned yet.
 
@@ -113,6 +117,8 @@ class ReverseDistillation:
             patience: Looks at these without improvement after which training stops, of twenty in all.
             seed: Of weights, order and held-out groups.
             checkpoints: Folder from which an interrupted fit goes on; None: keeps none.
+            watch: Called twenty times while it trains, with this detector as it is then, which can predict, and the
+                share of the training that is done; what it raises ends the training.
 
         Raises:
             ValueError: A parameter is outside its range.
@@ -163,6 +169,7 @@ class ReverseDistillation:
         self.patience = patience
         self.seed = seed
         self.checkpoints = checkpoints
+        self.watch = watch
 
     def fit(self, features: FeatureSet) -> Self:
         """Trains bottleneck and student on the photos' maps; with ``checkpoints`` it goes on where it stopped."""
@@ -182,16 +189,29 @@ class ReverseDistillation:
         def held_out_loss() -> float:
             losses = [
                 distillation_loss(teacher, _answer(networks, teacher), loss=self.loss)
-                for teacher in map(self._chosen, held_out.batches())
+                for maps in held_out.batches()
+                for teacher in self._in_parts(maps)
             ]
             return float(torch.cat(losses).mean())
 
+        num_looks = 0
+
+        def look() -> dict[str, float]:
+            nonlocal num_looks
+            num_looks += 1
+            self.bottleneck_, self.student_ = networks["bottleneck_"], networks["student_"]
+            assert self.watch is not None  # else nobody looks
+            self.watch(self, min(1.0, num_looks * schedule.check_every / schedule.num_steps))
+            return {}
+
+        schedule = self._schedule()
         train(
             networks,
             loss_of,
             batches_from,
-            self._schedule(),
+            schedule,
             held_out_loss=held_out_loss if held_out else None,
+            watch=look if self.watch else None,
             checkpoint=self._checkpoint(features),
         )
         self.bottleneck_, self.student_ = networks["bottleneck_"], networks["student_"]
@@ -200,15 +220,8 @@ class ReverseDistillation:
     def predict(self, maps: Mapping[int, Tensor]) -> Prediction:
         """Scores photos; there is no evidence, for the student does not know from which photo it has something."""
         check_is_fitted(self, "student_")
-        teacher = self._chosen(maps)
         with torch.no_grad():
-            student = _answer(self._networks(), teacher)
-        distances = [
-            cosine_distance(of_teacher, of_student)
-            for layer, of_teacher, of_student in zip(self.layers, teacher, student, strict=True)
-            if layer in self.scoring_layers
-        ]
-        combined = combine_maps(distances, combination=self.combination, size=self.map_size)
+            combined = torch.cat([self._distance_maps(teacher) for teacher in self._in_parts(maps)])
         anomaly_map = smooth_map(combined, size=self.map_size, sigma=self.sigma)
         score = pool_map(anomaly_map, pooling=self.pooling, top_ratio=self.top_ratio)
         return Prediction(score, anomaly_map, None)
@@ -245,8 +258,24 @@ class ReverseDistillation:
         """The teacher's maps of all layers, finest first, in the order of memory that convolutions work fastest in."""
         return [maps[layer].contiguous(memory_format=torch.channels_last) for layer in self.layers]
 
+    def _in_parts(self, maps: Mapping[int, Tensor]) -> Iterator[list[Tensor]]:
+        """The same as ``_chosen`` of a few photos at a time."""
+        parts = zip(*(torch.split(maps[layer], NUM_TOGETHER) for layer in self.layers), strict=True)
+        return (self._chosen(dict(zip(self.layers, part, strict=True))) for part in parts)
+
+    def _distance_maps(self, teacher: Sequence[Tensor]) -> Tensor:
+        """How far the student is from the teacher, layers combined: shape (B, map_size, map_size)."""
+        distances = [
+            cosine_distance(of_teacher, of_student)
+            for layer, of_teacher, of_student in zip(
+                self.layers, teacher, _answer(self._networks(), teacher), strict=True
+            )
+            if layer in self.scoring_layers
+        ]
+        return combine_maps(distances, combination=self.combination, size=self.map_size)
+
     def _teacher(self, features: FeatureSet, places: Sequence[int]) -> list[Tensor]:
-        return self._chosen(features.cache.read([features.indices[place] for place in places]))
+        return self._chosen(features.select(places).with_layers(self.layers).read())
 
     def _new_networks(self, channels: Sequence[int], width: int) -> dict[str, nn.Module]:
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers are left where they were
@@ -274,7 +303,9 @@ class ReverseDistillation:
         if self.checkpoints is None:
             return None
         settings = {
-            name: value for name, value in vars(self).items() if not name.endswith("_") and name != "checkpoints"
+            name: value
+            for name, value in vars(self).items()
+            if not name.endswith("_") and name not in ("checkpoints", "watch")
         }
         digest = hashlib.sha256(json.dumps([settings, features.indices, features.groups]).encode())
         for tensor in self._teacher(features, range(min(len(features), self.batch_size))):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def embed_patches(maps: Sequence[Tensor], *, patch_size: int, is_cosine: bool) -> Tensor:
+def embed_patches(maps: Sequence[Tensor], *, patch_size: int, is_cosine: bool, width: int = 0) -> Tensor:
     """One embedding for each cell of the finest map: its neighbourhood in every map, side by side.
 
     Each map is averaged over ``patch_size`` x ``patch_size`` cells at stride 1 (f_agg of the paper's eq. 2; cells
@@ -24,15 +23,26 @@ def embed_patches(maps: Sequence[Tensor], *, patch_size: int, is_cosine: bool) -
         maps: For each layer shape (B, C_l, h_l, w_l), finest first.
         patch_size: Side of the neighbourhood in cells, odd, >= 1.
         is_cosine: Whether each layer's part of an embedding is scaled to unit length.
+        width: Numbers that an embedding is reduced to, each the mean of a run of neighbouring ones, as the authors'
+            code does (``target_embed_dimension``); 0, or more than there are: all are kept.
 
     Returns:
-        Shape (B, h, w, D) with h, w of the finest map and D the sum of the channels.
+        Shape (B, h, w, D) with h, w of the finest map and D the sum of the channels, or ``width``.
     """
-    height, width = maps[0].shape[-2:]
-    parts = []
-    for features in maps:
-        local = F.avg_pool2d(features, patch_size, 1, patch_size // 2, count_include_pad=False)
-        if local.shape[-2:] != (height, width):
-            local = F.interpolate(local, size=(height, width), mode="bilinear", align_corners=False)
-        parts.append(F.normalize(local, dim=1) if is_cosine else local)
-    return torch.cat(parts, dim=1).permute(0, 2, 3, 1).contiguous()  # (B, h, w, D)
+    batch, _, rows, columns = maps[0].shape
+    depth = sum(features.shape[1] for features in maps)
+    is_reduced = 0 < width < depth
+    patches = maps[0].new_empty(batch, rows, columns, width if is_reduced else depth)
+    for photo in range(batch):  # one at a time, so that what leads to the embeddings takes no room beside them
+        joined = maps[0].new_empty(rows, columns, depth) if is_reduced else patches[photo]
+        first = 0
+        for features in maps:
+            local = F.avg_pool2d(features[photo][None], patch_size, 1, patch_size // 2, count_include_pad=False)
+            if local.shape[-2:] != (rows, columns):
+                local = F.interpolate(local, size=(rows, columns), mode="bilinear", align_corners=False)
+            last = first + local.shape[1]
+            joined[:, :, first:last] = (F.normalize(local, dim=1) if is_cosine else local)[0].permute(1, 2, 0)
+            first = last
+        if is_reduced:
+            patches[photo] = F.adaptive_avg_pool1d(joined, width)
+    return patches

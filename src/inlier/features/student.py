@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -107,3 +108,46 @@ class Student(nn.Module):
             hidden = self.refine[layer](self.grow[layer](hidden, sizes[layer]))
             found.insert(0, self.heads[layer](hidden))
         return found
+
+
+def count_activations(shapes: Sequence[tuple[int, int, int]], *, width: int) -> tuple[int, int, int]:
+    """How many numbers training Bottleneck and Student takes, to foresee its memory.
+
+    Args:
+        shapes: (C, h, w) of each layer's map, finest first.
+        width: Of both networks.
+
+    Returns:
+        Numbers that are kept for the gradients of one photo, those of the largest array among these, and weights.
+    """
+    kept: list[int] = []
+    weights: list[int] = []
+
+    def convolve(num_in: int, num_out: int, cells: int, *, kernel: int = 1) -> None:
+        kept.extend([num_out * cells] * 2)  # before and after normalisation, with the activation or what is added
+        weights.append(num_in * num_out * kernel + 2 * num_out)
+
+    def block(num_in: int, num_out: int, cells: int, cells_out: int, *, is_enlarged: bool = False) -> None:
+        hidden = EXPANSION * num_in
+        convolve(num_in, hidden, cells)
+        kept.extend([hidden * cells_out] * is_enlarged)
+        convolve(1, hidden, cells_out, kernel=9)
+        convolve(hidden, num_out, cells_out)
+
+    channels, sizes = [shape[0] for shape in shapes], [math.prod(shape[1:]) for shape in shapes]
+    for num_channels, cells in zip(channels, sizes, strict=True):
+        convolve(num_channels, width, cells)
+    kept.append(width * len(shapes) * sizes[-1])
+    convolve(width * len(shapes), width, sizes[-1])
+    bottom = math.prod(math.ceil(side / 2) for side in shapes[-1][1:])
+    block(width, width, sizes[-1], bottom)
+    block(width, width, bottom, bottom)
+    num_in, cells_in = width, bottom
+    for num_channels, cells in reversed(list(zip(channels, sizes, strict=True))):
+        num_out = min(num_channels, width)
+        block(num_in, num_out, cells_in, cells, is_enlarged=True)
+        block(num_out, num_out, cells, cells)
+        kept.append(num_channels * cells)
+        weights.append(num_out * num_channels + num_channels)
+        num_in, cells_in = num_out, cells
+    return sum(kept), max(kept), sum(weights)
