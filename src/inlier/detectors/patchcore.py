@@ -177,7 +177,7 @@ class PatchCore:
         copies = 2.5  # the rows as they came, and joined; then joined, centred, and up to half of them as picks
         left = self.memory_budget_bytes - together * photo_bytes
         capacity = max(2, num_cells, int(left // (copies * 4 * depth + ROW_BYTES)))  # one photo, if need be beyond it
-        return Room(together, capacity, min(2 * self.max_bank_rows, capacity // 2))
+        return Room(together, capacity, min(self.max_bank_rows, capacity // 2))
 
     def num_scored(self, shapes: Mapping[int, Sequence[int]]) -> int:
         """Photos whose patches ``predict`` holds at once, for maps of these shapes: layer -> (C, h, w)."""

@@ -35,8 +35,17 @@ MAX_COPIED = 400
 NUM_TIMED = 5
 """Photos that are judged one by one to tell how long one takes."""
 
-_LOOKS = (3, 6, 9)
-"""Tenths of a training at which the detector is judged on its way."""
+_LOOKS = (0.3, 0.6)
+"""Shares of a training at which the detector is judged on its way."""
+
+_RUNGS = (16, 4)
+"""Where a detector does not train: one in so many photos is learned from first, before all of them are."""
+
+_ENOUGH = 160
+"""Photos from which on that is worth it."""
+
+_JUDGED_AT_LOOK, _ENOUGH_AT_LOOK = 4, 40
+"""Of the photos to be told apart, normal and anomalous, one in so many is judged then, if that leaves forty."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +61,15 @@ class Labelled:
     photos: FeatureSet
     is_anomalous: NDArray[np.bool_]
     calibrating: FeatureSet
+
+    def some(self) -> Labelled:
+        """One in a few of the normal and of the anomalous ones; all of those of which there are few anyway."""
+        places: list[int] = []
+        for flag in (False, True):
+            of_kind = np.flatnonzero(self.is_anomalous == flag)
+            places += of_kind[:: max(1, min(_JUDGED_AT_LOOK, len(of_kind) // _ENOUGH_AT_LOOK))].tolist()
+        places.sort()
+        return Labelled(self.photos.select(places), self.is_anomalous[places], self.calibrating)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +97,8 @@ class Judge:
 
         Args:
             config: Resolved, with the backbone and size of the features.
-            watch: Told how a training goes, of a detector that trains; what it raises ends it.
+            watch: Told how a training goes, or what a detector that does not train makes of few photos; what it
+                raises ends it.
 
         Raises:
             ConfigError: A value is outside its range, or the configuration does not fit in the memory budget.
@@ -96,39 +115,57 @@ class Judge:
             base_bytes=self.base_bytes,
         )
         reset_peak()
+        self._try_on_few(config, watch)
         detector = build_detector(config, watch=self._looking(watch))
         began = time.perf_counter()
         if self.copies is not None:
             value = self.copies.auroc(detector)
             fit_seconds = (time.perf_counter() - began) / self.copies.num_folds
         else:
-            detector.fit(self._to_learn(detector, config["fit"]["seed"]).with_layers(layers))
+            assert self.labelled is not None  # else copies are judged
+            detector.fit(self._to_learn(detector, self.labelled, config["fit"]["seed"]).with_layers(layers))
             fit_seconds = time.perf_counter() - began
-            value = self._auroc(detector)
+            value = _auroc(detector, self.labelled)
         latency = _latency_ms(detector, judged.with_layers(layers))
         return Outcome(value, fit_seconds, latency, predicted, peak_bytes(), tuple(reduced))
 
-    def _to_learn(self, detector: Detector, seed: int) -> FeatureSet:
-        assert self.labelled is not None  # else copies are judged
-        places = places_to_learn_from(detector, self.learned, self.labelled.calibrating, seed=seed)
+    def _to_learn(self, detector: Detector, labelled: Labelled, seed: int) -> FeatureSet:
+        places = places_to_learn_from(detector, self.learned, labelled.calibrating, seed=seed)
         return self.learned.select(places)
-
-    def _auroc(self, detector: Detector) -> float:
-        assert self.labelled is not None
-        scores = score_photos(detector, self.labelled.photos.with_layers(detector.layers)).values
-        return image_auroc(scores.astype(np.float64), self.labelled.is_anomalous)
 
     def _looking(self, watch: Watch | None) -> Callable[[Detector, float], None] | None:
         """What a detector calls now and then while it trains; not every time, for judging costs time too."""
-        if watch is None or self.copies is not None:
+        if watch is None or self.labelled is None:
             return None
-        left = list(_LOOKS)
+        labelled, left = self.labelled.some(), list(_LOOKS)
 
         def look(detector: Detector, share: float) -> None:
-            if left and share >= left[0] / 10:
-                watch(self._auroc(detector), left.pop(0))
+            if left and share >= left[0]:
+                left.pop(0)
+                watch(_auroc(detector, labelled), len(_LOOKS) - len(left))
 
         return look
+
+    def _try_on_few(self, config: Config, watch: Watch | None) -> None:
+        """Lets a detector that does not train learn from few photos first, and from more, so that a bad one ends."""
+        if watch is None or self.labelled is None or len(self.learned) < _ENOUGH:
+            return
+        labelled = self.labelled.some()
+        for step, stride in enumerate(_RUNGS, 1):
+            smaller: Config = {
+                section: keywords
+                | (
+                    {"max_bank_rows": max(1, keywords["max_bank_rows"] // stride)}
+                    if "max_bank_rows" in keywords
+                    else {}
+                )
+                for section, keywords in config.items()
+            }
+            detector = build_detector(smaller)
+            if detector.is_trained:
+                return
+            detector.fit(self.learned.select(range(0, len(self.learned), stride)).with_layers(detector.layers))
+            watch(_auroc(detector, labelled), step)
 
 
 @contextmanager
@@ -196,6 +233,11 @@ def open_judge(
         num_unreadable = len(reader.unreadable)
         del backbone, reader  # neither is needed any more, and room is
         yield Judge(learned, budget_bytes, current_bytes(), num_unreadable, labelled=of)
+
+
+def _auroc(detector: Detector, labelled: Labelled) -> float:
+    scores = score_photos(detector, labelled.photos.with_layers(detector.layers)).values
+    return image_auroc(scores.astype(np.float64), labelled.is_anomalous)
 
 
 def _latency_ms(detector: Detector, photos: FeatureSet) -> float:

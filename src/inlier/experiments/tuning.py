@@ -103,7 +103,7 @@ class Trial:
             self._trial.set_user_attr(name, value)
 
     def report(self, value: float, step: int) -> None:
-        """Tells how far it is; a trial worse than the median of others at this step ends here.
+        """Tells how far it is; a trial that is not among the best third at this step ends here.
 
         Raises:
             optuna.TrialPruned: It ends.

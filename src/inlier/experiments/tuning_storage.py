@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS, GRACE_SECONDS = 15, 60
 """How often a worker says that it is alive, and how long after its last word its trial is given to another one."""
 
+KEPT_PERCENT, NUM_STARTUP = 33.0, 8
+"""How many of a hundred trials go on at each look, and after how many the first is ended."""
+
 _ATTEMPTS = 8
 
 GiveBack = Callable[["Study", "FrozenTrial"], None]
@@ -58,7 +61,7 @@ def connect(storage: str, name: str, *, directions: Sequence[str], seed: int, gi
                 study_name=name,
                 directions=list(directions),
                 sampler=_sampler(optuna, seed),
-                pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
+                pruner=optuna.pruners.PercentilePruner(KEPT_PERCENT, n_startup_trials=NUM_STARTUP),
                 load_if_exists=True,
             )
             return study, database

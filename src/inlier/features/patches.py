@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
+_SMALL = 3
+"""Cells up to which a square is averaged at once."""
+
 
 def embed_patches(maps: Sequence[Tensor], *, patch_size: int, is_cosine: bool, width: int = 0) -> Tensor:
     """One embedding for each cell of the finest map: its neighbourhood in every map, side by side.
@@ -37,7 +40,7 @@ def embed_patches(maps: Sequence[Tensor], *, patch_size: int, is_cosine: bool, w
         joined = maps[0].new_empty(rows, columns, depth) if is_reduced else patches[photo]
         first = 0
         for features in maps:
-            local = F.avg_pool2d(features[photo][None], patch_size, 1, patch_size // 2, count_include_pad=False)
+            local = _average(features[photo][None], patch_size)
             if local.shape[-2:] != (rows, columns):
                 local = F.interpolate(local, size=(rows, columns), mode="bilinear", align_corners=False)
             last = first + local.shape[1]
@@ -46,3 +49,11 @@ def embed_patches(maps: Sequence[Tensor], *, patch_size: int, is_cosine: bool, w
         if is_reduced:
             patches[photo] = F.adaptive_avg_pool1d(joined, width)
     return patches
+
+
+def _average(features: Tensor, size: int) -> Tensor:
+    """Means over ``size`` x ``size`` cells, of those inside: of many along rows, then along columns, which is less work."""
+    if size <= _SMALL:
+        return F.avg_pool2d(features, size, 1, size // 2, count_include_pad=False)
+    along = F.avg_pool2d(features, (1, size), 1, (0, size // 2), count_include_pad=False)
+    return F.avg_pool2d(along, (size, 1), 1, (size // 2, 0), count_include_pad=False)
