@@ -54,6 +54,7 @@ def adapt(
     device: str = "cpu",
     workers: int = 2,
     checkpoints: Path | None = None,
+    measured: Mapping[str, Sequence[Photo]] | None = None,
     report: Callable[[Mapping[str, float]], None] = lambda row: None,
     progress: Progress = no_progress,
 ) -> tuple[AdaptedBackbone, list[tuple[Photo, str]]]:
@@ -72,6 +73,8 @@ def adapt(
         workers: Threads that decode, and make views.
         checkpoints: Folder where a training leaves how far it is, and goes on from when given the same again; the
             caller removes it. None: nothing is left.
+        measured: Other photos, by a name, of which the final loss is measured, each as a class of its own: with the
+            objective's own networks, before these are dropped and weights blended. The facts have it as ``losses``.
         report: Given each row of the training's history when it is known.
         progress: Told how far it is.
 
@@ -102,10 +105,20 @@ def adapt(
             _check_read(squares)
             labels = component_numbers(squares.photos)
             start = copy.deepcopy(backbone)
+            losses: dict[str, dict[str, float]] = {}
+
+            def measure(loss_of: Callable[[Squares], float]) -> None:
+                for name, others in (measured or {}).items():
+                    with Squares.read(others, side=_side(resolved), workers=workers, advance=lambda steps: None) as of:
+                        if len(of) > 1:
+                            losses[name] = {"loss": loss_of(of), "num_photos": len(of)}
+
             if section["objective"] == ADAPTOR:
                 history = _compute_adaptor(resolved, backbone, squares, progress)
             else:
-                history = _train(resolved, backbone, start, squares, labels, workers, checkpoints, report, progress)
+                history = _train(
+                    resolved, backbone, start, squares, labels, workers, checkpoints, report, measure, progress
+                )
             learned, unreadable = squares.photos, list(squares.unreadable)
         gate = None
         if is_judged and rank() == 0:
@@ -123,7 +136,7 @@ def adapt(
             "device": torch.device(device).type,
             "versions": package_versions(),
             "gate": None if gate is None else gate.to_json(),
-        }
+        } | ({"losses": losses} if losses else {})
     return AdaptedBackbone(backbone, resolved, facts, history), unreadable
 
 
@@ -161,6 +174,7 @@ def _train(
     workers: int,
     checkpoints: Path | None,
     report: Callable[[Mapping[str, float]], None],
+    measure: Callable[[Callable[[Squares], float]], None],
     progress: Progress,
 ) -> History:
     """Trains the backbone in place."""
@@ -177,6 +191,7 @@ def _train(
             workers=workers,
             advance=progress("Adapting", section["num_samples"]),
             report=report,
+            measure=measure,
             **section,
         )
     except ValueError as error:

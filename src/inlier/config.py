@@ -14,15 +14,15 @@ Config = dict[str, dict[str, Any]]
 """Section -> keyword -> value. A section names a class or a function, and holds its keywords."""
 
 
-def read_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """The sections of a TOML file, changed by overrides of the form ``section.key=value``.
+def read_config(path: Path | None, overrides: Sequence[str] = (), sections: Config | None = None) -> Config:
+    """The sections of a TOML file, or those given, changed by overrides of the form ``section.key=value``.
 
     A value is read as TOML (``0.05``, ``true``, ``[3, 4]``, ``"text"``), and as text where it is not TOML.
 
     Raises:
         ConfigError: The file cannot be read, is not TOML or not made of sections, or an override has no such form.
     """
-    config = _read_file(path) if path else {}
+    config = _read_file(path) if path else {name: dict(keywords) for name, keywords in (sections or {}).items()}
     for override in overrides:
         place, equals, text = override.partition("=")
         section, dot, key = place.strip().rpartition(".")

@@ -110,7 +110,7 @@ def build_objective(config: Config, backbone: Backbone, start: Backbone) -> nn.M
 
 def _finetune_schema() -> dict[str, tuple[Any, Any]]:
     """The section ``finetune``: what the signature of ``finetune`` has a default for, and what ``adapt`` asks."""
-    given = ("checkpoint", "workers", "advance", "report")
+    given = ("checkpoint", "workers", "advance", "report", "measure")
     schema: dict[str, tuple[Any, Any]] = {
         "objective": (str, "supcon"),
         "archive": (Literal["train", "train+dev"], "train+dev"),

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+PROJECTED_WIDTH = 128
+"""Numbers of a row by which a stream compares it, where it has more than twice as many."""
+
 CHUNK = 256
 """Candidates that are brought up to date together; few, so that all of them have missed about the same picks."""
 
@@ -119,7 +122,9 @@ def _catch_up(
 class CoresetStream:
     """Rows that arrive bit by bit, reduced to a coreset of themselves whenever they would outgrow their room.
 
-    A coreset of coresets covers all rows: the radii of the reductions add up at most (Indyk et al., PODS 2014).
+    A coreset of coresets covers all rows: the radii of the reductions add up at most (Indyk et al., PODS 2014). Wide
+    rows are compared after a random projection, which keeps distances within a few percent (Johnson & Lindenstrauss
+    1984; Roth et al., section 3.2) and is the same for all streams; those kept are kept whole.
 
     Example:
         >>> stream = CoresetStream(capacity=1000, num_kept=500)
@@ -165,6 +170,19 @@ class CoresetStream:
         rows, tags = torch.cat(self._rows), torch.cat(self._tags)
         self._rows, self._tags = [], []  # so that the parts go before the selection begins
         if len(rows) > num_rows:
-            indices = greedy_coreset(rows, num_rows).indices
+            indices = greedy_coreset(_narrow(rows), num_rows).indices
             rows, tags = rows[indices], tags[indices]
         self._rows, self._tags = [rows], [tags]
+
+
+def selection_width(depth: int) -> int:
+    """How many numbers of a row of so many a stream compares."""
+    return PROJECTED_WIDTH if depth > 2 * PROJECTED_WIDTH else depth
+
+
+def _narrow(rows: Tensor) -> Tensor:
+    depth = rows.shape[1]
+    if (width := selection_width(depth)) == depth:
+        return rows
+    generator = torch.Generator().manual_seed(depth)
+    return rows @ torch.randn(depth, width, generator=generator).div_(math.sqrt(width))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from inlier.detectors.anomaly_map import POOLINGS, Pooling, pool_map, smooth_map
-from inlier.detectors.coreset import CoresetStream
+from inlier.detectors.coreset import CoresetStream, selection_width
 from inlier.detectors.neighbors import nearest_rows
 from inlier.detectors.protocol import check_features, check_is_fitted, take
 from inlier.features.backbone import check_layers
@@ -170,22 +170,24 @@ class PatchCore:
 
     def room(self, shapes: Mapping[int, Sequence[int]]) -> Room:
         """How ``fit`` shares out its memory, for maps of these shapes: layer -> (C, h, w)."""
-        num_cells, depth = self._cells_and_depth(shapes)
+        num_cells, depth = self.cells_and_depth(shapes)
         maps_bytes = 4 * sum(math.prod(shapes[layer]) for layer in self.layers)
         photo_bytes = 2 * (maps_bytes + 4 * num_cells * depth)  # the next maps are read, and patches joined, beside
         together = max(1, min(BATCH_SIZE, PART_BYTES // photo_bytes, self.memory_budget_bytes // (4 * photo_bytes)))
-        copies = 2.5  # the rows as they came, and joined; then joined, centred, and up to half of them as picks
+        chosen_by = selection_width(depth)
+        narrow = 2 * chosen_by if chosen_by < depth else depth  # projected, and centred
+        numbers = max(2 * depth, depth + narrow + depth / 2)  # rows and their parts; then what they are chosen by, and
         left = self.memory_budget_bytes - together * photo_bytes
-        capacity = max(2, num_cells, int(left // (copies * 4 * depth + ROW_BYTES)))  # one photo, if need be beyond it
+        capacity = max(2, num_cells, int(left // (4 * numbers + ROW_BYTES)))  # picks; one photo, if need be beyond
         return Room(together, capacity, min(self.max_bank_rows, capacity // 2))
 
     def num_scored(self, shapes: Mapping[int, Sequence[int]]) -> int:
         """Photos whose patches ``predict`` holds at once, for maps of these shapes: layer -> (C, h, w)."""
-        num_cells, depth = self._cells_and_depth(shapes)
+        num_cells, depth = self.cells_and_depth(shapes)
         return max(1, min(BATCH_SIZE, PART_BYTES // (4 * num_cells * depth)))
 
-    def _cells_and_depth(self, shapes: Mapping[int, Sequence[int]]) -> tuple[int, int]:
-        """Patches of a photo, and numbers of each."""
+    def cells_and_depth(self, shapes: Mapping[int, Sequence[int]]) -> tuple[int, int]:
+        """Patches of a photo, and numbers of each, for maps of these shapes: layer -> (C, h, w)."""
         depth = sum(shapes[layer][0] for layer in self.layers)
         return math.prod(shapes[self.layers[0]][1:]), min(self.embedding_width or depth, depth)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ from inlier.features.store import FeatureStore
 from inlier.fitting import places_to_learn_from
 from inlier.reading import Reader, normal_groups
 from inlier.workflow import Progress, backbone_to_share, normal_photos, views_of
+
+ROUNDED_BYTES = 128 * 2**20
+"""What the process has before it fits is rounded up to these, so that the same trial is reduced alike in each run."""
 
 MAX_COPIED = 400
 """Normal photos at most that altered copies are made of."""
@@ -209,7 +213,7 @@ def open_judge(
                 cache, backbone, transform, drawn, normal_groups(normal), seed=seed, workers=workers, advance=advance
             )
             del backbone
-            yield Judge(copies.features, budget_bytes, current_bytes(), len(drawn) - len(copies.folds), copies=copies)
+            yield Judge(copies.features, budget_bytes, _base_bytes(), len(drawn) - len(copies.folds), copies=copies)
             return
         labelled = labelled_dev(data)
         if not has_both(labelled):
@@ -232,7 +236,11 @@ def open_judge(
         of = Labelled(dev.select(chosen), is_anomalous, dev.select(calm))
         num_unreadable = len(reader.unreadable)
         del backbone, reader  # neither is needed any more, and room is
-        yield Judge(learned, budget_bytes, current_bytes(), num_unreadable, labelled=of)
+        yield Judge(learned, budget_bytes, _base_bytes(), num_unreadable, labelled=of)
+
+
+def _base_bytes() -> int:
+    return math.ceil(current_bytes() / ROUNDED_BYTES) * ROUNDED_BYTES
 
 
 def _auroc(detector: Detector, labelled: Labelled) -> float:

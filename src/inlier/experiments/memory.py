@@ -236,7 +236,8 @@ def _comparing(num_queries: int, num_rows: int, depth: int) -> int:
 
 
 def _patchcore(detector: PatchCore, shapes: Shapes, num_photos: int, num_judged: int) -> _Need:
-    num_cells, depth = math.prod(shapes[detector.layers[0]][1:]), sum(shapes[layer][0] for layer in detector.layers)
+    num_cells, depth = detector.cells_and_depth(shapes)
+    width = coreset.selection_width(depth)
     room = detector.room(shapes)
     in_batch = min(room.together, num_photos) * num_cells
     num_all = num_photos * num_cells
@@ -245,7 +246,11 @@ def _patchcore(detector: PatchCore, shapes: Shapes, num_photos: int, num_judged:
     most_picks = num_picks if num_all <= room.capacity else max(num_picks, room.num_kept)
     maps = min(room.together, num_photos) * _maps(shapes, detector.layers)
     joining = 4 * num_rows * depth  # the parts, while they become one
-    selecting = _selecting(num_rows, most_picks, depth) + 4 * in_batch * depth * (num_all > room.capacity)
+    projected = 4 * num_rows * width * (width < depth)
+    picked = 4 * most_picks * depth * (width < depth)
+    selecting = (
+        projected + picked + _selecting(num_rows, most_picks, width) + 4 * in_batch * depth * (num_all > room.capacity)
+    )
     code = _CODE + min(_PRODUCTS, 4096 * most_picks)
     fitting = code + maps + num_rows * (4 * depth + 8) + max(joining, selecting)
     learned = num_picks * (4 * depth + 8)

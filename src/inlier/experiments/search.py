@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ class Request:
         device: Where the backbone runs.
         workers: Threads that decode.
         command: What the user asked, to be kept beside the numbers.
+        is_concluded: Whether the winner is fitted, and judged on test.
+        deadline: When no further trial is begun, on this machine's monotonic clock; ``tune`` sets it.
     """
 
     config: Config
@@ -77,6 +79,7 @@ class Request:
     device: str = "cpu"
     workers: int = 2
     command: str = ""
+    is_concluded: bool = True
     deadline: float | None = field(default=None, repr=False)
 
     @property
@@ -126,11 +129,10 @@ def tune(request: Request, *, progress: Progress = no_progress) -> tuple[dict[st
                 _await(others)
         trials, weights = finished_trials(study), importances(study, seed=search.seed)
     report = describe(task, search, trials, weights, baseline, second=request.second, command=request.command)
-    chosen = None if report["is_default"] else report["best"]["params"]
     unreadable: list[tuple[Photo, str]] = []
-    if report["best"] is not None or baseline["value"] is not None:
-        config = task.default if chosen is None else configure(task, chosen)
-        concluded = task.conclude(config, request.out, is_default=chosen is None, progress=progress)
+    if request.is_concluded and (report["best"] is not None or baseline["value"] is not None):
+        config = task.resolve(settings(report))
+        concluded = task.conclude(config, request.out, is_default=report["is_default"], progress=progress)
         add_test(report, concluded)
         unreadable = list(concluded.unreadable)
     write_report(request.out, report)
@@ -153,6 +155,12 @@ def task_of(request: Request) -> Task:
     return DetectorTask.of(
         request.config, request.data, request.metric, request.store, request.device, request.workers, request.command
     )
+
+
+def settings(report: Mapping[str, Any]) -> Config:
+    """What to change of the settings that a search began from: nothing where these were best."""
+    found: Config = {} if report["is_default"] else report["best"]["settings"]
+    return found
 
 
 def configure(task: Task, values: Any) -> Config:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from inlier.config import merge
+from inlier.config import merge, read_config
 from inlier.decision.tuning_page import as_toml, write_tuning_page
 from inlier.errors import InlierError
 from inlier.experiments.outcome import COSTS, SECONDS, Conclusion, Task
@@ -50,7 +50,7 @@ def describe(
     best = max(complete, key=lambda row: (sign * row["value"], -row["number"]), default=None)
     is_default = best is None or (baseline["value"] is not None and sign * best["value"] <= sign * baseline["value"])
     winner = best and {key: best[key] for key in ("number", "value", "params", *COSTS)} | {
-        "settings": to_sections(task.space, best["params"])
+        "settings": read_config(None, best["reduced"], to_sections(task.space, best["params"]))
     }
     return {
         "name": task.name,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from inlier.errors import ConfigError, InlierError
 from inlier.experiments.spaces import Value
-from inlier.experiments.tuning_storage import connect, disconnect, import_optuna
+from inlier.experiments.tuning_storage import AGAIN_OF, connect, disconnect, import_optuna
 from inlier.experiments.workers import is_dead, this_worker
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ MAX_ATTEMPTS = 3
 
 _TOO_MANY_FAILURES = 5
 _POLL_SECONDS = 0.5
-_WORKER, _AGAIN_OF, _ATTEMPT, _ERROR, _SEARCH = "worker", "again_of", "attempt", "error", "search"
+_WORKER, _ATTEMPT, _ERROR, _SEARCH = "worker", "attempt", "error", "search"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +251,7 @@ def _give_back(study: Study, trial: FrozenTrial) -> None:
     """Lets a trial that its worker did not finish be run again, unless that happened too often."""
     attempt = trial.user_attrs.get(_ATTEMPT, 1)
     if attempt < MAX_ATTEMPTS:
-        study.enqueue_trial(trial.params, user_attrs={_ATTEMPT: attempt + 1, _AGAIN_OF: trial.number})
+        study.enqueue_trial(trial.params, user_attrs={_ATTEMPT: attempt + 1, AGAIN_OF: trial.number})
 
 
 def _check_failures(study: Study) -> None:
@@ -264,13 +264,13 @@ def _check_failures(study: Study) -> None:
 def _over(study: Study) -> list[FrozenTrial]:
     """The trials that are over, but for those that are, or will be, run again."""
     trials = study.get_trials(deepcopy=False)
-    again = {trial.user_attrs.get(_AGAIN_OF) for trial in trials}
+    again = {trial.user_attrs.get(AGAIN_OF) for trial in trials}
     return [trial for trial in trials if trial.state.is_finished() and trial.number not in again]
 
 
 def _finished(trial: FrozenTrial) -> Finished:
     names: dict[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned"}
-    facts = {name: value for name, value in trial.user_attrs.items() if name not in (_WORKER, _ATTEMPT, _AGAIN_OF)}
+    facts = {name: value for name, value in trial.user_attrs.items() if name not in (_WORKER, _ATTEMPT, AGAIN_OF)}
     if trial.state.name == "FAIL":
         facts.setdefault(_ERROR, "its worker died each time that it was begun")
     return Finished(

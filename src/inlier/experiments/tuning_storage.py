@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS, GRACE_SECONDS = 15, 60
 """How often a worker says that it is alive, and how long after its last word its trial is given to another one."""
 
-KEPT_PERCENT, NUM_STARTUP = 33.0, 8
+KEPT_PERCENT, NUM_STARTUP = 33.0, 4
 """How many of a hundred trials go on at each look, and after how many the first is ended."""
+
+AGAIN_OF = "again_of"
+"""Fact of a trial that is another one begun again: which."""
 
 _ATTEMPTS = 8
 
@@ -107,35 +110,38 @@ def _unusable(storage: str, error: Exception) -> InlierError:
 
 
 def _sampler(optuna: Any, seed: int) -> Any:
-    """TPE (Bergstra et al., NeurIPS 2011) whose random numbers depend on the seed and the trial's number alone.
+    """TPE (Bergstra et al., NeurIPS 2011) whose random numbers depend on the seed and the trial's place alone.
 
     So a search that was interrupted goes on as it would have, and two workers with one seed propose different things.
+    Trials that were begun again do not count, so that those after them have the place that they would have had.
     """
 
     class SeededByNumber(optuna.samplers.BaseSampler):  # type: ignore[misc]
         def __init__(self) -> None:
             self._number, self._sampler = -1, optuna.samplers.TPESampler(seed=seed)
 
-        def _of(self, trial: FrozenTrial) -> Any:
+        def _of(self, study: Study, trial: FrozenTrial) -> Any:
             if trial.number != self._number:
-                own = random.Random(f"{seed} {trial.number}").randrange(2**32)
+                trials = study.get_trials(deepcopy=False)
+                num_again = sum(1 for of in trials if AGAIN_OF in of.user_attrs and of.number <= trial.number)
+                own = random.Random(f"{seed} {trial.number - num_again}").randrange(2**32)
                 self._number, self._sampler = trial.number, optuna.samplers.TPESampler(seed=own)
             return self._sampler
 
         def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Any:
-            return self._of(trial).infer_relative_search_space(study, trial)
+            return self._of(study, trial).infer_relative_search_space(study, trial)
 
         def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Any) -> Any:
-            return self._of(trial).sample_relative(study, trial, search_space)
+            return self._of(study, trial).sample_relative(study, trial, search_space)
 
         def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
-            return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+            return self._of(study, trial).sample_independent(study, trial, param_name, param_distribution)
 
         def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-            self._of(trial).before_trial(study, trial)
+            self._of(study, trial).before_trial(study, trial)
 
         def after_trial(self, study: Study, trial: FrozenTrial, state: Any, values: Any) -> None:
-            self._of(trial).after_trial(study, trial, state, values)
+            self._of(study, trial).after_trial(study, trial, state, values)
 
     return SeededByNumber()
 

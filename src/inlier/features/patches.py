@@ -52,7 +52,7 @@ def embed_patches(maps: Sequence[Tensor], *, patch_size: int, is_cosine: bool, w
 
 
 def _average(features: Tensor, size: int) -> Tensor:
-    """Means over ``size`` x ``size`` cells, of those inside: of many along rows, then along columns, which is less work."""
+    """Means over ``size`` x ``size`` cells, of those inside; of many along rows, then columns, which is less work."""
     if size <= _SMALL:
         return F.avg_pool2d(features, size, 1, size // 2, count_include_pad=False)
     along = F.avg_pool2d(features, (1, size), 1, (0, size // 2), count_include_pad=False)

@@ -66,6 +66,7 @@ def finetune(
     checkpoint: Path | None = None,
     workers: int = 2,
     report: Callable[[Mapping[str, float]], None] = lambda row: None,
+    measure: Callable[[Callable[[Squares], float]], None] | None = None,
     advance: Callable[[int], None] = lambda photos: None,
     compile: bool = False,
 ) -> History:
@@ -120,6 +121,8 @@ def finetune(
         checkpoint: File to go on from and to keep the state in, for this training alone; None: keeps none.
         workers: Threads that make views, >= 0; the result does not depend on them.
         report: Given each step's row of the history, in the first process.
+        measure: Called at the end, before weights are blended, with what gives the mean loss of other photos, each a
+            class of its own.
         advance: Told of photos shown, of ``num_samples`` in all, in the first process.
         compile: Whether ``torch.compile`` translates the network first, which pays on a CUDA device.
 
@@ -202,13 +205,26 @@ def finetune(
             shares = (share([learned[number] for number in batch]) for batch in islice(drawn, num_steps - step))
             return maker.make_ahead(shares, first_step=step, is_pinned=device.type == "cuda")
 
-        def held_out_loss() -> float:
-            width = fitting(batch_size, len(held_out))
-            firsts = range(0, len(held_out) - width + 1, width)  # a smaller last batch would have another loss
-            batches = (maker.make(share(held_out[first : first + width]), step=num_steps) for first in firsts)
+        def mean_loss(of: ViewMaker, places: Sequence[int], loss: Callable[[ViewBatch], Tensor]) -> float:
+            width = fitting(batch_size, len(places))
+            firsts = range(0, len(places) - width + 1, width)  # a smaller last batch would have another loss
+            batches = (of.make(share([*places[first : first + width]]), step=num_steps) for first in firsts)
             with torch.random.fork_rng(range(torch.cuda.device_count())):
                 torch.manual_seed(seed)  # so that each look draws the same
-                return float(np.mean([float(loss_of(batch)) for batch in batches]))
+                return float(np.mean([float(loss(batch)) for batch in batches]))
+
+        def held_out_loss() -> float:
+            return mean_loss(maker, held_out, loss_of)
+
+        @torch.no_grad()
+        def loss_of_others(others: Squares) -> float:
+            own = ViewMaker(others, views, num_views=cast("int", objective.num_views), seed=seed, pool=pool)
+
+            def unlabelled(batch: ViewBatch) -> Tensor:
+                nobody = torch.full((len(batch.places),), -1, device=device)
+                return _joined(loss_on(batch.views.to(device), nobody))
+
+            return mean_loss(own, range(len(others)), unlabelled)
 
         watched = sorted(np.random.default_rng(seed).permutation(len(squares))[:NUM_WATCHED].tolist())
         try:
@@ -234,6 +250,8 @@ def finetune(
                 report=report if rank() == 0 else lambda row: None,
                 advance=_in_photos(advance, batch_size, num_samples) if rank() == 0 else lambda steps: None,
             )
+            if measure is not None:
+                measure(loss_of_others)
         finally:
             backbone.to(memory_format=torch.contiguous_format).requires_grad_(True).eval().zero_grad()
     blend_weights(backbone, start, blend=blend)
