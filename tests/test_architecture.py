@@ -45,9 +45,9 @@ LAYERS = (  # folder and files, from low to high; a new file takes its place her
     (
         "experiments.",
         "run results runs served tracking workers spaces memory tuning_storage tuning outcome judging "
-        "detector_search backbone_search search_report search",
+        "detector_search backbone_search search_report search study_plan study_jobs study_tables study_pictures study",
     ),
-    ("cli.", "options ingesting detecting finetuning comparing mapping doctor tracking tuning demo main"),
+    ("cli.", "options ingesting detecting finetuning comparing mapping doctor tracking tuning studying demo main"),
     ("", "__main__"),
 )
 PLACES = {folder + n: (i, j) for i, (folder, names) in enumerate(LAYERS) for j, n in enumerate(names.split())}

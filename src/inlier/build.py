@@ -36,6 +36,9 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
     "reverse-distillation": ReverseDistillation,
 }
 
+DEFAULT_BACKBONE = "efficientnet_lite0"
+"""Its weights are embedded."""
+
 MIN_SIZE = 32
 """Pixels below which the deepest stage of a network sees nothing but its own padding."""
 
@@ -49,7 +52,7 @@ _SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
         "augment": (Annotated[int, Field(ge=0, le=MAX_VIEWS)] | None, None),
     },
     "backbone": {
-        "name": (str, "efficientnet_lite0"),
+        "name": (str, DEFAULT_BACKBONE),
         "weights": (str | None, None),
         "precision": (Precision | None, None),
         "adapted": (dict[str, Any] | None, None),

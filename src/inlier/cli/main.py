@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from inlier.cli import comparing, demo, detecting, doctor, finetuning, ingesting, mapping, tracking, tuning
+from inlier.cli import comparing, demo, detecting, doctor, finetuning, ingesting, mapping, studying, tracking, tuning
 from inlier.errors import InlierError
 
 IMPOSSIBLE, INTERRUPTED = 2, 130
@@ -27,6 +27,7 @@ app.command("inspect")(detecting.inspect)
 app.command("evaluate")(detecting.evaluate)
 app.command("compare")(comparing.compare)
 app.command("tune")(tuning.tune)
+app.command("study")(studying.study)
 app.command("track")(tracking.track)
 app.command("map")(mapping.map_photos)
 app.command("demo")(demo.demo)
@@ -60,7 +61,7 @@ def run() -> None:
     except SystemExit as end:  # Typer makes one of everything else, of Ctrl-C without a word
         if end.code == INTERRUPTED:
             typer.echo(
-                "inlier: interrupted; given again, ingest, inspect, tune, a training in fit, and finetune with "
+                "inlier: interrupted; given again, ingest, inspect, tune, study, a training in fit, and finetune with "
                 "--resume go on where they stopped.",
                 err=True,
             )

@@ -9,6 +9,7 @@ from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from inlier.detectors.anomaly_map import POOLINGS, Pooling, pool_map, smooth_map
 from inlier.detectors.coreset import CoresetStream, selection_width
@@ -76,6 +77,7 @@ class PatchCore:
         patch_size: int = 3,
         distance: Distance = "cosine",
         embedding_width: int = 0,
+        max_cells: int = 0,
         coreset_ratio: float = 0.05,
         max_bank_rows: int = 5_000,
         num_neighbors: int = 9,
@@ -93,6 +95,8 @@ class PatchCore:
             patch_size: Side of the neighbourhood that a patch is averaged over, in cells, odd.
             distance: ``cosine`` or ``euclidean``.
             embedding_width: Numbers that an embedding is averaged down to, which saves memory; 0: all are kept.
+            max_cells: Cells of a photo at most; finer maps are averaged to a grid of no more, since the time a photo
+                takes grows with their number, and that of a search with its square. 0: as fine as the finest map.
             coreset_ratio: Share of all normal patches kept in the bank, in (0, 1].
             max_bank_rows: Rows the bank has at most, whatever the share.
             num_neighbors: b of eq. 7: bank rows around the nearest one that re-weight the score, >= 1.
@@ -123,8 +127,9 @@ class PatchCore:
         ):
             if number < 1:
                 raise ValueError(f"{name} of PatchCore must be at least 1, got {number}.")
-        if embedding_width < 0:
-            raise ValueError(f"embedding_width of PatchCore must be at least 0, got {embedding_width}.")
+        for name, number in (("embedding_width", embedding_width), ("max_cells", max_cells)):
+            if number < 0:
+                raise ValueError(f"{name} of PatchCore must be at least 0, got {number}.")
         if is_reweighted and pooling != "max":
             raise ValueError(f"is_reweighted of PatchCore goes with pooling 'max' only, got {pooling!r}.")
         if not 0 <= sigma < math.inf:
@@ -133,6 +138,7 @@ class PatchCore:
         self.patch_size = patch_size
         self.distance = distance
         self.embedding_width = embedding_width
+        self.max_cells = max_cells
         self.coreset_ratio = coreset_ratio
         self.max_bank_rows = max_bank_rows
         self.num_neighbors = num_neighbors
@@ -189,7 +195,7 @@ class PatchCore:
     def cells_and_depth(self, shapes: Mapping[int, Sequence[int]]) -> tuple[int, int]:
         """Patches of a photo, and numbers of each, for maps of these shapes: layer -> (C, h, w)."""
         depth = sum(shapes[layer][0] for layer in self.layers)
-        return math.prod(shapes[self.layers[0]][1:]), min(self.embedding_width or depth, depth)
+        return math.prod(self._grid(shapes[self.layers[0]][1:])), min(self.embedding_width or depth, depth)
 
     def state_dict(self) -> dict[str, Tensor]:
         """``memory_bank_`` and ``bank_places_``."""
@@ -202,7 +208,11 @@ class PatchCore:
         return self
 
     def _embed(self, maps: Mapping[int, Tensor]) -> Tensor:
-        chosen = [maps[layer] for layer in self.layers]
+        rows, columns = self._grid(maps[self.layers[0]].shape[-2:])
+        chosen = [
+            F.adaptive_avg_pool2d(of, (rows, columns)) if of.shape[-2] > rows or of.shape[-1] > columns else of
+            for of in (maps[layer] for layer in self.layers)
+        ]
         return embed_patches(
             chosen, patch_size=self.patch_size, is_cosine=self.distance == "cosine", width=self.embedding_width
         )
@@ -215,6 +225,12 @@ class PatchCore:
         if self.is_reweighted:
             return self._reweighted(patches, patch_scores, nearest), patch_scores, nearest
         return pool_map(patch_scores, pooling=self.pooling, top_ratio=self.top_ratio), patch_scores, nearest
+
+    def _grid(self, finest: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of cells, for a finest map of so many."""
+        rows, columns = finest
+        shrink = math.sqrt(self.max_cells / (rows * columns)) if 0 < self.max_cells < rows * columns else 1.0
+        return max(1, int(rows * shrink)), max(1, int(columns * shrink))
 
     def _reweighted(self, patches: Tensor, patch_scores: Tensor, nearest: Tensor) -> Tensor:
         """Eq. 7: s = (1 - exp s* / sum of exp |m_test - m| over the b rows around the nearest one) s*.

@@ -71,7 +71,7 @@ def describe(
         "baseline": dict(baseline),
         "best": winner,
         "is_default": is_default,
-        "parameters": [_parameter(of, weights.get(of.name)) for of in task.space],
+        "parameters": [_parameter(of, weights.get(of.name)) for of in task.space if not of.is_fixed],
         "trials": rows,
         "front": {name: front(complete, name, sign=sign) for name in ("latency_ms", "peak_bytes")},
         "test": None,

@@ -53,6 +53,11 @@ class Dimension:
     when: tuple[str, tuple[Value, ...]] | None = None
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether there is but one value, which needs no search."""
+        return len(self.choices) == 1
+
+    @property
     def key(self) -> str:
         """The keyword in its section."""
         return self.name.rpartition(".")[2]
@@ -68,6 +73,9 @@ class Dimension:
 
 
 Space = tuple[Dimension, ...]
+
+MAX_CELLS = 784
+"""28 x 28, the grid of the second layer: on the first one's a trial takes ten times as long, and finds no more."""
 
 
 def _layers(name: str, section: str, *, least: int = 1) -> Dimension:
@@ -87,6 +95,7 @@ def _patchcore(prefix: str = "", when: tuple[str, tuple[Value, ...]] | None = No
         Dimension(f"{prefix}patch_size", own, 1, 29, step=2),
         Dimension(f"{prefix}distance", own, choices=("cosine", "euclidean")),
         Dimension(f"{prefix}embedding_width", own, choices=(0, 32, 64, 128, 256)),
+        Dimension(f"{prefix}max_cells", own, choices=(MAX_CELLS,)),
         Dimension(f"{prefix}coreset_ratio", own, 0.001, 0.2, is_log=True),
         Dimension(f"{prefix}pooling", own, choices=("max", "mean", "top")),
     )
@@ -246,12 +255,14 @@ def suggest(trial: Proposer, space: Space) -> dict[str, Value]:
     """One value for each parameter that means something beside those proposed before."""
     proposed: dict[str, Value] = {}
     for dimension in space:
-        if dimension.when is not None:
-            name, values = dimension.when
-            if proposed.get(name) not in values:
-                continue
-        proposed[dimension.name] = dimension.propose(trial)
+        if _applies(dimension, proposed):
+            proposed[dimension.name] = dimension.choices[0] if dimension.is_fixed else dimension.propose(trial)
     return proposed
+
+
+def _applies(dimension: Dimension, values: Mapping[str, Value]) -> bool:
+    """Whether a parameter means something beside these values."""
+    return dimension.when is None or values.get(dimension.when[0]) in dimension.when[1]
 
 
 def to_sections(space: Space, values: Mapping[str, Value]) -> Config:
@@ -259,12 +270,15 @@ def to_sections(space: Space, values: Mapping[str, Value]) -> Config:
 
     Args:
         space: The parameters.
-        values: Name -> what was proposed; names without a value keep their default.
+        values: Name -> what was proposed; names without a value keep their default, or the one value that they have.
     """
     sections: Config = {}
+    known = dict(values)
     for dimension in space:
-        if dimension.name in values:
-            sections.setdefault(dimension.section, {})[dimension.key] = values[dimension.name]
+        if dimension.is_fixed and _applies(dimension, known):
+            known.setdefault(dimension.name, dimension.choices[0])
+        if dimension.name in known:
+            sections.setdefault(dimension.section, {})[dimension.key] = known[dimension.name]
     for keywords in sections.values():
         _spell_out(keywords)
     return sections

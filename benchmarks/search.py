@@ -1,0 +1,113 @@
+"""How long a search takes against separate runs of fit and evaluate with the same settings, and whether scores agree.
+
+Runs ``inlier tune`` for PatchCore on one data set, then ``inlier fit`` and ``inlier evaluate --split dev`` as separate
+commands for ten of its trials, evenly chosen by number, and extrapolates from these to all trials. Every side runs on
+the same machine, one after the other, in fresh processes; the search includes reading the photos, trials that were
+ended early, and neither side the final fit. Trials that ran to their end must have the AUROC of the separate run.
+
+    python benchmarks/search.py DATA_ROOT [--trials 100] [--separate 10] [--readme README.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inlier.config import merge, read_config
+from inlier.decision.tuning_page import as_toml
+from inlier.experiments.spaces import DETECTOR_SPACES, to_sections
+
+BEGIN, END = "<!-- search results -->\n", "<!-- end of search results -->"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, help="folder that holds magnetic-tile")
+    parser.add_argument("--set", dest="name", default="magnetic-tile")
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--separate", type=int, default=10)
+    parser.add_argument("--readme", type=Path)
+    args = parser.parse_args()
+    data = args.root / args.name
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        seconds = _run("tune", data, "--out", work / "search", "--detector", "patchcore", "--trials", args.trials)
+        report = json.loads((work / "search" / "tuning.json").read_text(encoding="utf-8"))
+        concluding = _concluding(work / "search")
+        searching = seconds - concluding
+        print(f"search: {searching:.0f} s for {len(report['trials'])} trials, and {concluding:.0f} s to conclude")
+        chosen = np.linspace(0, len(report["trials"]) - 1, args.separate).round().astype(int)
+        rows = [_separate(data, report["trials"][place], work) for place in chosen]
+    _tell(report, searching, rows, args)
+
+
+def _concluding(folder: Path) -> float:
+    """Seconds from the last trial's end to the page: fitting winner and default, and judging both on test."""
+    ended = (folder / "search.db").stat().st_mtime
+    return max(0.0, (folder / "tuning.json").stat().st_mtime - ended)
+
+
+def _separate(data: Path, trial: dict[str, Any], work: Path) -> dict[str, Any]:
+    """Fits and evaluates the settings of a trial by hand."""
+    name = f"trial-{trial['number']}"
+    config = read_config(None, trial["reduced"], to_sections(DETECTOR_SPACES["patchcore"], trial["params"]))
+    (work / f"{name}.toml").write_text(as_toml(merge(config, "fit", detector="patchcore")), encoding="utf-8")
+    fit = _run("fit", data, "--out", work / name, "--config", work / f"{name}.toml")
+    evaluate = _run("evaluate", work / name, data, "--split", "dev", "--out", work / f"{name}-dev")
+    metrics = json.loads((work / f"{name}-dev" / "metrics.json").read_text(encoding="utf-8"))
+    row = {**trial, "fit": fit, "evaluate": evaluate, "auroc": metrics["image_auroc"]["value"]}
+    shown = "ended early" if trial["value"] is None else f"{trial['value']:.6f}"
+    print(
+        f"{name}: fit {fit:.0f} s, evaluate {evaluate:.0f} s, AUROC {row['auroc']:.6f}, in the search {shown}",
+        flush=True,
+    )
+    return row
+
+
+def _run(*arguments: Any) -> float:
+    began = time.monotonic()
+    command = [sys.executable, "-m", "inlier", *map(str, arguments), "--quiet"]
+    ran = subprocess.run(command, check=False)
+    if ran.returncode not in (0, 1):
+        raise SystemExit(f"{' '.join(command)} ended with {ran.returncode}")
+    return time.monotonic() - began
+
+
+def _tell(report: dict[str, Any], searching: float, rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    separate = np.array([row["fit"] + row["evaluate"] for row in rows])
+    num_trials = len(report["trials"])
+    rng = np.random.default_rng(0)
+    means = rng.choice(separate, (10_000, len(separate))).mean(axis=1)
+    ratio, low, high = (
+        num_trials * mean / searching for mean in (separate.mean(), *np.quantile(means, (0.025, 0.975)))
+    )
+    complete = [row for row in rows if row["value"] is not None]
+    worst = max((abs(row["value"] - row["auroc"]) for row in complete), default=float("nan"))
+    counts = report["counts"]
+    lines = [
+        f"| what, on {args.name} | measured |",
+        "| --- | --- |",
+        f"| {num_trials} trials ({counts['complete']} to their end, {counts['pruned']} ended early, {counts['failed']} "
+        f"failed) | {searching:.0f} s |",
+        f"| one separate `fit` and `evaluate`, mean of {len(rows)} | {separate.mean():.0f} s |",
+        f"| {num_trials} of them, extrapolated, over the search | {ratio:.1f} times ({low:.1f} to {high:.1f}) |",
+        f"| largest difference of AUROC over {len(complete)} of them that ran to their end | {worst:.1e} |",
+    ]
+    print("\n".join(lines))
+    if args.readme:
+        text = args.readme.read_text(encoding="utf-8")
+        before, rest = text.split(BEGIN)
+        after = rest.partition(END)[2]
+        args.readme.write_text(before + BEGIN + "\n".join(lines) + "\n" + END + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
