@@ -29,6 +29,7 @@ BEGIN, END = "<!-- search results -->\n", "<!-- end of search results -->"
 
 
 def main() -> None:
+    """Runs both sides, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="folder that holds magnetic-tile")
     parser.add_argument("--set", dest="name", default="magnetic-tile")

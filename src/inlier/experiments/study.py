@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -32,6 +32,9 @@ from inlier.features.arrangement import check_extra
 from inlier.features.store import DEFAULT_BUDGET
 from inlier.outputs import as_text, check_folder, write_whole
 from inlier.workflow import Progress, no_progress
+
+if sys.platform != "win32":
+    import fcntl
 
 RECORD, PAGE = "study.json", "study.html"
 _LOCK = ".running"
@@ -161,9 +164,18 @@ def _alone(out: Path) -> Iterator[None]:
     except OSError as error:
         raise InlierError(f"Nothing can be written to {as_text(out)}: {error.strerror or error}.") from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(file, out)
         yield
-    except BlockingIOError as error:
-        raise InlierError(f"Another process is running the study in {as_text(out)}.") from error
     finally:
         os.close(file)
+
+
+def _lock(file: int, out: Path) -> None:
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InlierError(f"Another process is running the study in {as_text(out)}.") from error
+    except OSError:
+        return  # a network drive without locks

@@ -16,7 +16,7 @@ from inlier.errors import ConfigError
 from inlier.experiments.spaces import DETECTOR_SPACES, OBJECTIVE_SPACES, read_space
 from inlier.objectives import ADAPTOR, OBJECTIVES, resolve_adaptation, section_of
 
-Task = Literal["filter", "condition"]
+Task = Literal["filter", "condition", "archive"]
 
 _Count = Annotated[int, Field(ge=0)]
 _STUDY: dict[str, tuple[Any, Any]] = {
@@ -58,7 +58,8 @@ class DataPlan:
         name: What files and tables call it.
         title: What a person calls it.
         path: Any form of DATA.
-        task: ``filter``: does a photo belong; ``condition``: is the part healthy.
+        task: ``filter``: does a photo belong; ``condition``: is the part healthy; ``archive``: none, it only has photos
+            that backbones are trained on.
         normal: Labels of normal photos.
     """
 
@@ -187,6 +188,8 @@ class Study:
         for of, name in chosen.items():
             if name is not None:
                 check_names([name], datasets, kind="data set", owner=f"{of} of [study]: {path.name}")
+        if all(plan.task == "archive" for plan in datasets.values()):
+            raise ConfigError("A study needs a data set to judge: one whose task is filter or condition.")
         return cls(
             title=section["title"],
             seeds=tuple(dict.fromkeys(section["seeds"])),
@@ -199,11 +202,16 @@ class Study:
         )
 
     @property
+    def judged(self) -> tuple[str, ...]:
+        """The data sets that are no archives."""
+        return tuple(name for name, plan in self.datasets.items() if plan.task != "archive")
+
+    @property
     def cells(self) -> tuple[Cell, ...]:
         """The grid, data set by data set."""
         return tuple(
             Cell(dataset, backbone, detector, seed)
-            for dataset in self.datasets
+            for dataset in self.judged
             for backbone in self.backbones
             for detector in self.detectors
             for seed in self.seeds

@@ -53,7 +53,7 @@ def describe_study(bench: Bench) -> dict[str, Any]:
         "seeds": list(study.seeds),
         "versions": package_versions(),
         "seconds": math.fsum(_seconds(path) for path in sorted(bench.out.glob(f"*/**/{DONE}"))),
-        "datasets": [_dataset(bench, name, metrics) for name in study.datasets],
+        "datasets": [_dataset(bench, name, metrics) for name in study.judged],
         "backbones": [_backbone(bench, plan) for plan in study.backbones.values()],
         "detectors": [{"name": name} for name in study.detectors],
         "cells": cells,
