@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inlier.data.cutpaste import ALTERATIONS
-from inlier.data.loader import Batch, load_batches
+from inlier.data.loader import load_batches
 from inlier.data.manifest import Manifest, Photo
 from inlier.data.splits import group_folds
 from inlier.data.transforms import Transform
@@ -74,11 +74,22 @@ class Copies:
         Raises:
             ManifestError: Those that could be read are of fewer than two groups.
         """
-        for batch in load_batches(photos, transform, workers=workers):
-            _append(cache, batch, backbone, transform, groups, seed)
-            advance(len(batch.photos) + len(batch.unreadable))
-        of_photos = cache.groups[::STRIDE]
-        return cls(cache.features(), of_photos, _folds(of_photos, seed))
+
+        def put(maps: dict[int, Tensor], shown: Sequence[Photo]) -> None:
+            cache.append(maps, groups=[groups[photo] for photo in shown for _ in range(STRIDE)])
+
+        alter_all(backbone, transform, photos, groups, put, seed=seed, workers=workers, advance=advance)
+        return cls.of(cache.features(), seed=seed)
+
+    @classmethod
+    def of(cls, features: FeatureSet, *, seed: int) -> Self:
+        """Of features that are there, each photo before its copies.
+
+        Raises:
+            ManifestError: They are of fewer than two groups.
+        """
+        groups = features.groups[::STRIDE]
+        return cls(features, groups, _folds(groups, seed))
 
     @property
     def num_folds(self) -> int:
@@ -123,18 +134,48 @@ def altered_copies(pixels: NDArray[np.uint8], name: str, *, seed: int) -> list[N
     return [alter(pixels, rng).pixels for alter in ALTERATIONS.values()]
 
 
-def _append(
-    cache: FeatureCache, batch: Batch, backbone: Backbone, transform: Transform, groups: Mapping[Photo, str], seed: int
-) -> None:
-    """Adds each photo that could be read, and behind it its copies, which the photo's name and the seed decide."""
-    if not batch.photos:
-        return
-    images: list[Tensor] = []
-    for photo, pixels, image in zip(batch.photos, batch.pixels, batch.images, strict=True):
-        copies = altered_copies(pixels, f"{groups[photo]}/{photo.path.name}", seed=seed)
-        images += [image, *map(transform.to_tensor, copies)]
-    owners = [groups[photo] for photo in batch.photos for _ in range(STRIDE)]
-    cache.append(backbone.extract(torch.stack(images)), groups=owners)
+def alter_all(
+    backbone: Backbone,
+    transform: Transform,
+    photos: Sequence[Photo],
+    groups: Mapping[Photo, str],
+    put: Callable[[dict[int, Tensor], Sequence[Photo]], None],
+    *,
+    seed: int,
+    workers: int,
+    advance: Callable[[int], None],
+) -> list[Photo]:
+    """Runs the backbone over photos, each before its copies, which the photo's name and the seed decide.
+
+    Args:
+        backbone: Gives the maps.
+        transform: What it wants photos to be.
+        photos: Which photos.
+        groups: Of each what must not be torn apart.
+        put: Given maps of B * ``STRIDE`` records, and the B photos.
+        seed: Of the copies.
+        workers: Threads that decode.
+        advance: Told of photos done, readable or not.
+
+    Returns:
+        The photos that could be read.
+    """
+    readable: list[Photo] = []
+    for batch in load_batches(photos, transform, workers=workers):
+        images: list[Tensor] = []
+        for photo, pixels, image in zip(batch.photos, batch.pixels, batch.images, strict=True):
+            copies = altered_copies(pixels, name_of(photo, groups), seed=seed)
+            images += [image, *map(transform.to_tensor, copies)]
+        if images:
+            put(backbone.extract(torch.stack(images)), batch.photos)
+        readable += batch.photos
+        advance(len(batch.photos) + len(batch.unreadable))
+    return readable
+
+
+def name_of(photo: Photo, groups: Mapping[Photo, str]) -> str:
+    """What decides how a photo is altered: the same wherever it lies."""
+    return f"{groups[photo]}/{photo.path.name}"
 
 
 def _folds(groups: Sequence[str], seed: int) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from inlier.build import DETECTORS, SECTIONS, build_detector, resolve, resolve_keywords
 from inlier.config import Config, check_names, merge
-from inlier.copies import NUM_FOLDS, STRIDE, altered_copies, draw_photos
+from inlier.copies import NUM_FOLDS, STRIDE, altered_copies, draw_photos, name_of
 from inlier.data.loader import load_batches
 from inlier.data.manifest import Manifest, Photo
 from inlier.data.splits import group_folds
@@ -207,8 +207,7 @@ class Bench:
         for batch in load_batches(photos, transform, workers=self.workers):
             images: list[Tensor] = []
             for photo, pixels, image in zip(batch.photos, batch.pixels, batch.images, strict=True):
-                name = f"{groups[photo]}/{photo.path.name}"
-                copies = altered_copies(pixels, name, seed=self.seed) if has_copies else []
+                copies = altered_copies(pixels, name_of(photo, groups), seed=self.seed) if has_copies else []
                 images += [image, *map(transform.to_tensor, copies)]
             owners = [photo for photo in batch.photos for _ in range(stride)]
             for backbone, cache in zip(self.backbones, caches, strict=True) if owners else ():

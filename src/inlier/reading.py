@@ -30,6 +30,19 @@ MAX_THUMBNAILS = 5000
 _THUMBNAIL_PX = 192
 
 
+@dataclass(frozen=True)
+class Link:
+    """An entry of a store, and what is known of its records: enough for another process to link it.
+
+    Attributes:
+        key: Of the entry.
+        about: Keywords of ``FeatureCache.link``.
+    """
+
+    key: str
+    about: dict[str, Any]
+
+
 Put = Callable[[dict[int, Tensor], list[Photo]], None]
 """Given maps, for each layer shape (B, C, h, w), and of each of the B records the photo that it shows."""
 
@@ -47,6 +60,7 @@ class Reader:
         store: Where features may be already, and are kept for others; None: nowhere.
         photos: Of each record of the cache the photo that it shows.
         unreadable: The photos that could not be read so far, each with the reason.
+        links: What was taken from the store, in the order of the records.
         notice: Given each photo that could be read, with its pixels, in the order of their features; without a store.
     """
 
@@ -58,6 +72,7 @@ class Reader:
     store: FeatureStore | None = None
     photos: list[Photo] = field(default_factory=list)
     unreadable: list[tuple[Photo, str]] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
     notice: Callable[[Photo, NDArray[np.uint8]], None] = lambda photo, pixels: None
 
     def read(
@@ -138,7 +153,9 @@ class Reader:
         readable = [photo for number, photo in enumerate(photos) if number not in reasons]
         owners = [photo for photo in readable for _ in range(1 + len(views))]
         thumbnails = stored.extras()
-        self.cache.link(stored, **self._about(owners))
+        about = self._about(owners)
+        self.cache.link(stored, **about)
+        self.links.append(Link(key, about))
         self.photos.extend(owners)
         if store.num_filled == num_filled:
             advance(len(photos))

@@ -90,9 +90,12 @@ class BackboneTask:
             config = merge(config, section, **keywords)
         return resolve_adaptation(config, device=self.device)
 
-    @contextmanager
-    def open(self, progress: Progress) -> Iterator[Run]:
+    def prepare(self, progress: Progress) -> None:
         """Trials share nothing that is worth keeping: views are made anew for each."""
+
+    @contextmanager
+    def open(self, prepared: None) -> Iterator[Run]:
+        """Judges by a training of its own for each trial."""
         yield self._judge
 
     def conclude(self, config: Config, out: Path, *, is_default: bool, progress: Progress) -> Conclusion:

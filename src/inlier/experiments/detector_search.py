@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -18,7 +18,7 @@ from inlier.decision.intervals import Interval
 from inlier.downstream import has_both, labelled_dev
 from inlier.errors import ConfigError
 from inlier.evaluation import Evaluation, evaluate, write_to_folder
-from inlier.experiments.judging import open_judge
+from inlier.experiments.judging import Reading, open_judge, read_photos
 from inlier.experiments.outcome import Conclusion, Metric, Run
 from inlier.experiments.spaces import DETECTOR_SPACES, Dimension, Space, read_space
 from inlier.features.backbone import all_layers
@@ -96,21 +96,23 @@ class DetectorTask:
             config = merge(config, section, **keywords)
         return resolve(config, device=self.device)
 
-    @contextmanager
-    def open(self, progress: Progress) -> Iterator[Run]:
-        """Reads the features, or finds them in the store."""
-        with open_judge(
+    def prepare(self, progress: Progress) -> Reading:
+        """Puts the features of all photos into the store."""
+        return read_photos(
             self.default,
             self.data,
             metric=self.metric,
             layers=all_layers(self.default["backbone"]["name"]),
             store=self.store,
-            budget_bytes=parse_bytes(self.default["fit"]["memory_budget"]),
             device=self.device,
             workers=self.workers,
             progress=progress,
-        ) as judge:
-            yield judge
+        )
+
+    def open(self, prepared: Reading) -> AbstractContextManager[Run]:
+        """Judges by the features in the store."""
+        budget = parse_bytes(self.default["fit"]["memory_budget"])
+        return open_judge(prepared, self.store, budget_bytes=budget)
 
     def conclude(self, config: Config, out: Path, *, is_default: bool, progress: Progress) -> Conclusion:
         """Fits the winner, and where test has labelled photos judges it there once, beside the default settings."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 
 from inlier.build import build_detector
 from inlier.config import Config
-from inlier.copies import Copies, draw_photos
-from inlier.data.manifest import Manifest
+from inlier.copies import STRIDE, Copies, alter_all, draw_photos, name_of
+from inlier.data.manifest import Manifest, digest_file
 from inlier.data.transforms import Transform
 from inlier.decision.metrics import image_auroc
 from inlier.detectors.crossfit import score_photos
@@ -24,13 +25,15 @@ from inlier.downstream import has_both, labelled_dev
 from inlier.errors import ManifestError
 from inlier.experiments.memory import current_bytes, peak_bytes, reset_peak, within_budget
 from inlier.experiments.outcome import Metric, Outcome, Watch
+from inlier.features.backbone import Backbone
 from inlier.features.cache import FeatureCache, FeatureSet
-from inlier.features.store import FeatureStore
+from inlier.features.records import Records
+from inlier.features.store import FeatureStore, features_key
 from inlier.fitting import places_to_learn_from
-from inlier.reading import Reader, normal_groups
+from inlier.reading import Link, Reader, normal_groups
 from inlier.workflow import Progress, backbone_to_share, normal_photos, views_of
 
-ROUNDED_BYTES = 128 * 2**20
+ROUNDED_BYTES = 64 * 2**20
 """What the process has before it fits is rounded up to these, so that the same trial is reduced alike in each run."""
 
 MAX_COPIED = 400
@@ -172,20 +175,41 @@ class Judge:
             watch(_auroc(detector, labelled), step)
 
 
-@contextmanager
-def open_judge(
+@dataclass(frozen=True)
+class Reading:
+    """Photos whose features a store has, told so that any process can judge by them without the backbone.
+
+    Attributes:
+        links: Entries of the store, in the order of their records.
+        learned: Records of normal photos to learn from; with ``is_anomalous`` None, of photos before their copies.
+        judged: Records of labelled photos of dev.
+        calibrating: Records of photos of dev that are not known to be anomalous.
+        is_anomalous: Of the judged; None: altered copies are judged.
+        seed: Of the folds of copies.
+        num_unreadable: Photos that could not be read.
+    """
+
+    links: tuple[Link, ...]
+    learned: tuple[int, ...]
+    judged: tuple[int, ...] = ()
+    calibrating: tuple[int, ...] = ()
+    is_anomalous: tuple[bool, ...] | None = None
+    seed: int = 0
+    num_unreadable: int = 0
+
+
+def read_photos(
     config: Config,
     data: Manifest,
     *,
     metric: Metric,
     layers: Sequence[int],
     store: FeatureStore,
-    budget_bytes: int,
     device: str = "cpu",
     workers: int = 2,
     progress: Progress,
-) -> Iterator[Judge]:
-    """Reads the photos of train and dev, or finds their features in the store.
+) -> Reading:
+    """Puts the features of the photos that trials share into the store, if they are not there.
 
     Args:
         config: Resolved; its backbone and size are those of every trial.
@@ -193,7 +217,6 @@ def open_judge(
         metric: What is to be measured.
         layers: Those that any trial may look at.
         store: Where features are kept.
-        budget_bytes: What the process may have while it fits.
         device: Where the backbone runs.
         workers: Threads that decode.
         progress: Told how far it is.
@@ -204,39 +227,83 @@ def open_judge(
     normal = normal_photos(data)
     backbone = backbone_to_share(config, layers).to(device)
     transform = Transform(config["input"]["size"], backbone.mean, backbone.std)
+    if metric == "synthetic":
+        return _read_copies(config, normal, backbone, transform, store, workers, progress)
+    labelled = labelled_dev(data)
+    if not has_both(labelled):
+        raise ManifestError(
+            "The split dev has no labelled normal and anomalous photos to tell settings apart by; "
+            "--metric synthetic tells them apart by altered copies of normal photos."
+        )
+    train, of_dev = normal.select("train"), Manifest(tuple(dict.fromkeys((*normal.select("dev").photos, *labelled))))
+    groups = normal_groups(Manifest((*train.photos, *of_dev.photos)))
     with FeatureCache(dtype=getattr(torch, backbone.precision)) as cache:
-        if metric == "synthetic":
-            seed = config["fit"]["seed"]
-            drawn = draw_photos(normal, MAX_COPIED, seed=seed)
-            advance = progress("Altering photos", len(drawn))
-            copies = Copies.read(
-                cache, backbone, transform, drawn, normal_groups(normal), seed=seed, workers=workers, advance=advance
-            )
-            del backbone
-            yield Judge(copies.features, budget_bytes, _base_bytes(), len(drawn) - len(copies.folds), copies=copies)
-            return
-        labelled = labelled_dev(data)
-        if not has_both(labelled):
-            raise ManifestError(
-                "The split dev has no labelled normal and anomalous photos to tell settings apart by; "
-                "--metric synthetic tells them apart by altered copies of normal photos."
-            )
-        of_dev = Manifest(tuple({photo: None for photo in (*normal.select("dev").photos, *labelled)}))
-        groups = normal_groups(Manifest((*normal.select("train").photos, *of_dev.photos)))
         reader = Reader(backbone, transform, cache, groups, workers, store)
-        advance = progress("Reading photos", len(normal.select("train")) + len(of_dev))
-        learned, _ = reader.read(normal.select("train"), advance, views=views_of(config, len(normal.select("train"))))
+        advance = progress("Reading photos", len(train) + len(of_dev))
+        learned, _ = reader.read(train, advance, views=views_of(config, len(train)))
         dev, _ = reader.read(of_dev, advance)
-        photos = [reader.photos[index] for index in dev.indices]
-        chosen = [place for place, photo in enumerate(photos) if photo.is_anomalous is not None]
-        calm = [place for place, photo in enumerate(photos) if photo.is_anomalous is not True]
-        is_anomalous = np.array([bool(photos[place].is_anomalous) for place in chosen], dtype=np.bool_)
-        if not learned or not 0 < is_anomalous.sum() < len(is_anomalous):
-            raise ManifestError("Of the normal photos of train, or of those labelled in dev, none could be read.")
-        of = Labelled(dev.select(chosen), is_anomalous, dev.select(calm))
-        num_unreadable = len(reader.unreadable)
-        del backbone, reader  # neither is needed any more, and room is
-        yield Judge(learned, budget_bytes, _base_bytes(), num_unreadable, labelled=of)
+    photos = {index: reader.photos[index] for index in dev.indices}
+    judged = tuple(index for index, photo in photos.items() if photo.is_anomalous is not None)
+    is_anomalous = tuple(bool(photos[index].is_anomalous) for index in judged)
+    if not learned or len(set(is_anomalous)) < 2:
+        raise ManifestError("Of the normal photos of train, or of those labelled in dev, none could be read.")
+    calibrating = tuple(index for index, photo in photos.items() if photo.is_anomalous is not True)
+    links, num_unreadable = tuple(reader.links), len(reader.unreadable)
+    return Reading(links, learned.indices, judged, calibrating, is_anomalous, num_unreadable=num_unreadable)
+
+
+def _read_copies(
+    config: Config,
+    normal: Manifest,
+    backbone: Backbone,
+    transform: Transform,
+    store: FeatureStore,
+    workers: int,
+    progress: Progress,
+) -> Reading:
+    seed, groups = config["fit"]["seed"], normal_groups(normal)
+    drawn = draw_photos(normal, MAX_COPIED, seed=seed)
+    advance = progress("Altering photos", len(drawn))
+
+    def fill(records: Records) -> tuple[Any, Sequence[bytes]]:
+        options: dict[str, Any] = {"seed": seed, "workers": workers, "advance": advance}
+        read = alter_all(backbone, transform, drawn, groups, lambda maps, _: records.append(maps), **options)
+        return [drawn.index(photo) for photo in read], []
+
+    names = [f"copies {seed}", *(name_of(photo, groups) for photo in drawn)]
+    digests = [digest_file(photo.path) for photo in drawn]
+    key = features_key(backbone, size=transform.size, digests=digests, views=names)
+    stored = store.open(key, fill, dtype=getattr(torch, backbone.precision))
+    owners = [groups[drawn[number]] for number in stored.notes for _ in range(STRIDE)]
+    stored.close()
+    links = (Link(key, {"groups": owners}),)
+    return Reading(links, tuple(range(len(owners))), seed=seed, num_unreadable=len(drawn) - len(owners) // STRIDE)
+
+
+@contextmanager
+def open_judge(reading: Reading, store: FeatureStore, *, budget_bytes: int) -> Iterator[Judge]:
+    """A judge of what was read, in this process or another one.
+
+    Args:
+        reading: What ``read_photos`` gave.
+        store: Where the features are.
+        budget_bytes: What the process may have while it fits.
+
+    Raises:
+        InlierError: The store no longer has them.
+        ManifestError: Photos to be copied are of fewer than two groups.
+    """
+    with FeatureCache(dtype=torch.float32) as cache:
+        for link in reading.links:
+            cache.link(store.find(link.key), **link.about)
+        learned = FeatureSet(cache, reading.learned)
+        base, unreadable = _base_bytes(), reading.num_unreadable
+        if reading.is_anomalous is None:
+            yield Judge(learned, budget_bytes, base, unreadable, copies=Copies.of(learned, seed=reading.seed))
+            return
+        flags = np.array(reading.is_anomalous, dtype=np.bool_)
+        labelled = Labelled(FeatureSet(cache, reading.judged), flags, FeatureSet(cache, reading.calibrating))
+        yield Judge(learned, budget_bytes, base, unreadable, labelled=labelled)
 
 
 def _base_bytes() -> int:

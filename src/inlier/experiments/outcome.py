@@ -119,8 +119,12 @@ class Task(Protocol):
         """The default configuration, changed."""
         ...
 
-    def open(self, progress: Progress) -> AbstractContextManager[Run]:
-        """Reads what all trials share."""
+    def prepare(self, progress: Progress) -> Any:
+        """Reads what all trials share; tells what another process needs to find it."""
+        ...
+
+    def open(self, prepared: Any) -> AbstractContextManager[Run]:
+        """What judges configurations, in this process or another one."""
         ...
 
     def conclude(self, config: Config, out: Path, *, is_default: bool, progress: Progress) -> Conclusion:

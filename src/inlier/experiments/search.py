@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from inlier.build import parse_bytes
 from inlier.config import Config
 from inlier.data.manifest import Manifest, Photo
 from inlier.errors import ConfigError
-from inlier.experiments.backbone_search import BackboneTask
 from inlier.experiments.detector_search import DetectorTask
 from inlier.experiments.memory import release_promptly
 from inlier.experiments.outcome import SECONDS, Outcome, Run, Second, Task
@@ -24,11 +24,13 @@ from inlier.experiments.tuning import (
     Direction,
     Search,
     Trial,
+    fact,
     finished_trials,
     importances,
     once,
     open_study,
     run_trials,
+    tell,
 )
 from inlier.features.store import DEFAULT_BUDGET, FeatureStore
 from inlier.outputs import check_folder
@@ -36,6 +38,9 @@ from inlier.workflow import Progress, no_progress
 
 AMPLE_BYTES = 2 * 2**30
 """Memory budget from which on a process need not be sparing."""
+
+BASELINE = "baseline"
+"""Fact of a search: how the settings did that it began from."""
 
 DATABASE, FEATURES = "search.db", "features"
 """What a folder of a search holds while it is under way."""
@@ -121,17 +126,11 @@ def tune(request: Request, *, progress: Progress = no_progress) -> tuple[dict[st
     task = task_of(request)
     search = _search(request, task)
     request.out.mkdir(parents=True, exist_ok=True)
-    _save_memory(task)
+    prepared = task.prepare(progress)
     with open_study(search) as study:
-        with task.open(progress) as run:
-            baseline = once(study, "baseline", lambda: _baseline(run, task))
-            others = _start_others(request)
-            advance = progress("Searching", request.num_trials)
-            try:
-                run_trials(search, study, lambda trial: _judge(request, task, run, trial), advance=advance)
-            finally:
-                _await(others)
+        _run_all(request, task, prepared, search, study, progress)
         trials, weights = finished_trials(study), importances(study, seed=search.seed)
+        baseline = fact(study, BASELINE)
     report = describe(task, search, trials, weights, baseline, second=request.second, command=request.command)
     unreadable: list[tuple[Photo, str]] = []
     if request.is_concluded and (report["best"] is not None or baseline["value"] is not None):
@@ -143,18 +142,48 @@ def tune(request: Request, *, progress: Progress = no_progress) -> tuple[dict[st
     return report, unreadable
 
 
-def work(request: Request) -> None:
-    """Runs trials of a search that another process has begun, until there are enough."""
-    task = task_of(request)
-    _save_memory(task)
+def work(request: Request, task: Task, prepared: Any) -> None:
+    """Runs trials of a search until there are enough, the default settings first; any number of processes may."""
     search = _search(request, task)
-    with open_study(search) as study, task.open(no_progress) as run:
-        run_trials(search, study, lambda trial: _judge(request, task, run, trial))
+    if _is_tight(task):
+        release_promptly()
+    with open_study(search) as study, task.open(prepared) as run:
+        _work(request, task, run, search, study, lambda steps: None)
+
+
+def _run_all(request: Request, task: Task, prepared: Any, search: Search, study: Any, progress: Progress) -> None:
+    """Runs the trials in as many processes as asked for, of which this is one unless memory is tight.
+
+    This one has loaded a network, and what comes with it; where memory is tight, the room is left to processes that
+    have not.
+    """
+    advance = progress("Searching", request.num_trials)
+    num_others = request.num_processes - (not _is_tight(task))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max(1, num_others), context) as pool:
+        others = [pool.submit(work, request, task, prepared) for _ in range(num_others)]
+        told = 0
+        if num_others < request.num_processes:
+            told = request.num_trials  # of all that are over it is told then
+            with task.open(prepared) as run:
+                _work(request, task, run, search, study, advance)
+        while not all(other.done() for other in others):
+            told = tell(study, search, told, advance)
+            wait(others, timeout=1.0)
+        for other in others:
+            other.result()
+
+
+def _work(request: Request, task: Task, run: Run, search: Search, study: Any, advance: Callable[[int], None]) -> None:
+    once(study, BASELINE, lambda: _baseline(run, task))
+    run_trials(search, study, lambda trial: _judge(request, task, run, trial), advance=advance)
 
 
 def task_of(request: Request) -> Task:
     """What is searched: the training of a backbone where an objective is named, else a detector."""
     if "objective" in request.config.get("finetune", {}):
+        from inlier.experiments.backbone_search import BackboneTask  # with it come 150 MiB that a detector needs not
+
         return BackboneTask.of(request.config, request.data, request.metric, request.device, request.workers)
     return DetectorTask.of(
         request.config, request.data, request.metric, request.store, request.device, request.workers, request.command
@@ -196,10 +225,8 @@ def _search(request: Request, task: Task) -> Search:
     )
 
 
-def _save_memory(task: Task) -> None:
-    """Where memory is tight, has it given back as soon as it is free, which takes up to a third more time."""
-    if parse_bytes(task.default["fit"]["memory_budget"]) < AMPLE_BYTES:
-        release_promptly()
+def _is_tight(task: Task) -> bool:
+    return task.kind == "detector" and parse_bytes(task.default["fit"]["memory_budget"]) < AMPLE_BYTES
 
 
 def _judge(request: Request, task: Task, run: Run, trial: Trial) -> Sequence[float]:
@@ -219,19 +246,3 @@ def _baseline(run: Run, task: Task) -> dict[str, Any]:
     except ConfigError:  # they do not fit in the memory budget
         outcome = Outcome()
     return outcome.facts() | {"value": outcome.value}
-
-
-def _start_others(request: Request) -> list[Any]:
-    context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=work, args=(request,), daemon=True) for _ in range(request.num_processes - 1)]
-    for other in others:
-        other.start()
-    return others
-
-
-def _await(others: Sequence[Any]) -> None:
-    """Workers end when there are enough trials; what hangs is ended."""
-    for other in others:
-        other.join(60)
-        if other.is_alive():
-            other.terminate()

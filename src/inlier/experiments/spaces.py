@@ -222,7 +222,7 @@ def read_space(name: str, space: Space, given: Mapping[str, Any]) -> Space:
     check_names(given, names, kind="parameter to search", owner=name)
     changed = (_changed(of, given[of.name]) if of.name in given else of for of in space)
     kept = tuple(of for of in changed if of is not None)
-    if not kept:
+    if all(of.is_fixed for of in kept):
         raise ConfigError(f"[space] leaves nothing of {name} to be searched.")
     return kept
 

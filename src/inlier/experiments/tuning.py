@@ -174,8 +174,7 @@ def run_trials(
         over = len(_over(study))
         running = sum(1 for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
         waiting = sum(1 for trial in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
-        advance(min(over, search.num_trials) - told)
-        told = min(over, search.num_trials)
+        told = tell(study, search, told, advance)
         if over >= search.num_trials or (search.deadline is not None and time.monotonic() >= search.deadline):
             return
         if over + running >= search.num_trials and not waiting:
@@ -192,6 +191,18 @@ def once(study: Study, name: str, measure: Callable[[], Any]) -> Any:
     if name not in study.user_attrs:
         study.set_user_attr(name, measure())
     return study.user_attrs[name]
+
+
+def fact(study: Study, name: str) -> Any:
+    """What ``once`` measured."""
+    return study.user_attrs[name]
+
+
+def tell(study: Study, search: Search, told: int, advance: Callable[[int], None]) -> int:
+    """Tells of trials that are over since so many were told of; how many that makes."""
+    over = min(len(_over(study)), search.num_trials)
+    advance(over - told)
+    return over
 
 
 def finished_trials(study: Study) -> list[Finished]:

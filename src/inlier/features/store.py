@@ -89,6 +89,21 @@ class FeatureStore:
         self.make_room()
         return stored
 
+    def find(self, key: str) -> Stored:
+        """The features under a key that was filled before.
+
+        Raises:
+            InlierError: They are no longer there: the store is too small for what is read at once.
+        """
+        lock = _lock(self.directory / f"{key}.lock", is_shared=True)
+        if (stored := _open(self.directory / key, lock)) is None:
+            os.close(lock)
+            raise InlierError(
+                f"Features that are still needed were removed from {as_text(self.directory)}, which may hold "
+                f"{self.budget_bytes // 2**20}MiB; raise --cache-budget."
+            )
+        return stored
+
     def make_room(self) -> None:
         """Removes what was used longest ago and nobody is reading, until the store is within its budget."""
         entries = sorted(self._entries(), key=lambda of: of[0])
