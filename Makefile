@@ -11,12 +11,12 @@ BROWSERS := chromium chromium-browser google-chrome
 # PyTorch then asks for huge pages, and waits less for memory on a CPU.
 export THP_MEM_ALLOC_ENABLE := 1
 
-.PHONY: demo test check lint install browser clean
+.PHONY: demo test check lint install browser database clean
 
 demo: $(VENV)/installed
 	@$(BIN)/inlier demo --out demo
 
-test: $(VENV)/installed-dev browser
+test: $(VENV)/installed-dev browser database
 	@$(BIN)/pytest
 
 check: lint test
@@ -54,6 +54,15 @@ browser:
 	{ $$root apt-get -qq update && \
 	  $$root DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium; \
 	} </dev/null >/dev/null 2>&1 || echo "chromium cannot be installed; the tests of pages are skipped."
+
+# The tests of searches that several workers share need PostgreSQL, and are skipped with a reason likewise.
+database:
+	@if ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || ! command -v apt-get >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then root="env"; elif sudo -n true 2>/dev/null; then root="sudo -n env"; else exit 0; fi; \
+	echo "Installing PostgreSQL for the tests of searches ..."; \
+	{ $$root apt-get -qq update && \
+	  $$root DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends postgresql; \
+	} </dev/null >/dev/null 2>&1 || echo "PostgreSQL cannot be installed; those tests are skipped."
 
 clean:
 	rm -rf $(VENV) demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -20,7 +20,9 @@ from inlier.cli.options import (
     QuietOption,
     SeedOption,
     SetOption,
+    TrackOption,
     WorkersOption,
+    check_tracker,
     choose_device,
     normal_labels,
     print_json,
@@ -30,6 +32,7 @@ from inlier.cli.options import (
     say_notes,
     say_unreadable,
     show,
+    tracked,
 )
 from inlier.errors import ConfigError
 
@@ -117,6 +120,7 @@ def fit(
     memory_budget: MemoryOption = None,
     false_alarm_rate: FalseAlarmOption = None,
     uncertain_rate: UncertainOption = None,
+    track: TrackOption = None,
     normal: NormalOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -141,6 +145,7 @@ def fit(
     }
     sections, stages, on = read_sections(config, overrides, options), parse_layers(layers), choose_device(device)
     check_target(out)
+    check_tracker(track)
     manifest = Manifest.read(data, normal=normal_labels(normal))
     archive = Manifest.read(background) if background else None
     checkpoints = out.with_name(f".{out.name}.training")
@@ -163,14 +168,14 @@ def fit(
         say(selection.table(), quiet=quiet)
     model.save(out)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    facts = model.facts
+    facts, notes = model.facts, [*model.notes, *tracked(out, track)]
     if as_json:
-        print_json({"model": str(out), "identity": model.identity, **facts, "notes": model.notes})
+        print_json({"model": str(out), "identity": model.identity, **facts, "notes": notes})
     else:
         photos = f"{facts['num_fitted']} normal photo{'s' * (facts['num_fitted'] != 1)}"
         learned = f"Learned from {photos}, calibrated on {facts['num_calibration']}"
         show(f"{learned} ({facts['calibration']}): {out}", quiet=quiet)
-    say_notes(model.notes, quiet=quiet)
+    say_notes(notes, quiet=quiet)
     say_unreadable(unreadable, quiet=quiet)
     raise typer.Exit(1 if unreadable else 0)
 
@@ -217,6 +222,7 @@ def evaluate(
     folds: FoldsOption = None,
     false_alarm_rate: FalseAlarmOption = None,
     uncertain_rate: UncertainOption = None,
+    track: TrackOption = None,
     normal: NormalOption = None,
     seed: SeedOption = None,
     device: DeviceOption = "auto",
@@ -236,6 +242,7 @@ def evaluate(
     if split and folds is not None:
         raise ConfigError("--folds takes the photos of all splits; leave --split out.")
     check_target(out)
+    check_tracker(track)
     loaded = Model.load(model, device=choose_device(device)).with_rates(
         false_alarm_rate=false_alarm_rate, uncertain_rate=uncertain_rate
     )
@@ -252,7 +259,7 @@ def evaluate(
         print_json(evaluation.metrics)
     else:
         show(_summary(evaluation.metrics) + f"\nFigures: {out / 'evaluation.html'}", quiet=quiet)
-    say_notes(evaluation.metrics["notes"], quiet=quiet)
+    say_notes([*evaluation.metrics["notes"], *tracked(out, track)], quiet=quiet)
     say_unreadable(evaluation.unreadable, quiet=quiet)
     raise typer.Exit(1 if evaluation.unreadable else 0)
 
