@@ -14,6 +14,8 @@ import typer
 from inlier.build import DETECTORS, resolve
 from inlier.cli.main import app
 from inlier.config import read_config
+from inlier.experiments.spaces import DETECTOR_SPACES, read_space
+from inlier.experiments.study_plan import Study
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -86,6 +88,12 @@ def test_documented_configurations_are_accepted(block: Block, tmp_path: Path) ->
     path = tmp_path / "inlier.toml"
     path.write_text(block.text, encoding="utf-8")
     config = read_config(path)
+    if "study" in config:
+        assert Study.read(path).cells
+        return
+    if space := config.pop("space", None):
+        name = config["fit"]["detector"]
+        assert read_space(name, DETECTOR_SPACES[name], space)
     resolved = resolve(config, device="cpu")
     assert all(resolved[section][key] == value for section, of in config.items() for key, value in of.items())
 

@@ -108,8 +108,8 @@ def test_the_run_goes_to_the_tracker_and_one_that_is_away_loses_nothing(
     away = tmp_path / "away"
     ran = inlier("finetune", dataset, "--out", away, *QUICK, "--no-gate", "--track", "http://127.0.0.1:9")
     assert ran.status == 0 and AdaptedBackbone.load(away)
-    assert ran.err.startswith("Mind: http://127.0.0.1:9 did not take the metrics: ")
-    assert ran.err.endswith(f" The backbone is in {away} all the same.\n")
+    assert ran.err.startswith("Mind: http://127.0.0.1:9 did not take the run: ")
+    assert ran.err.endswith(f"inlier track {away} --to http://127.0.0.1:9\n")
 
 
 def test_a_missing_tracker_is_said_before_the_training(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from inlier.detectors import coreset as module
-from inlier.detectors.coreset import CoresetStream, greedy_coreset
+from inlier.detectors.coreset import CoresetStream, greedy_coreset, selection_width
 
 
 def _plain_loop(rows: Tensor, num_rows: int) -> tuple[list[int], list[float]]:
@@ -146,3 +146,18 @@ def test_a_stream_that_would_keep_everything_is_refused(capacity: int, num_kept:
     sentence = rf"^num_kept of CoresetStream must be in 1 to capacity - 1 = {capacity - 1}, got {num_kept}\.$"
     with pytest.raises(ValueError, match=sentence):
         CoresetStream(capacity=capacity, num_kept=num_kept)
+
+
+def test_wide_rows_are_covered_nearly_as_well_when_compared_by_a_projection() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = 4 * torch.randn(40, 300, generator=generator)
+    rows = centres.repeat_interleave(30, dim=0) + 0.1 * torch.randn(1200, 300, generator=generator)
+    stream = CoresetStream(capacity=2000, num_kept=100)
+    stream.append(rows, torch.arange(len(rows)))
+    kept, tags = stream.finish(40)
+    assert torch.equal(kept, rows[tags]) and selection_width(300) < 300 == selection_width(256) + 44
+    radius = torch.cdist(rows, kept).amin(dim=1).max()
+    assert radius <= 1.2 * greedy_coreset(rows, 40).radius
+    again = CoresetStream(capacity=2000, num_kept=100)
+    again.append(rows, torch.arange(len(rows)))
+    assert torch.equal(again.finish(40)[1], tags)

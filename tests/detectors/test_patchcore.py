@@ -13,7 +13,7 @@ from inlier.detectors import patchcore as module
 from inlier.detectors.anomaly_map import smooth_map
 from inlier.detectors.coreset import CoresetStream, greedy_coreset
 from inlier.detectors.patchcore import NUM_EVIDENCE, PatchCore
-from inlier.features.cache import FeatureSet
+from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.features.patches import embed_patches
 
 MakeFeatures = Callable[..., FeatureSet]
@@ -253,3 +253,33 @@ def test_the_budget_holds_for_stream_and_batch_together(
     maps_bytes = 4 * (4 * 36 + 6 * 9)
     assert 0.5 * budget < max(held) * 2 * 4 * 10 + 20 * maps_bytes <= budget  # joined while the parts are still there
     assert len(held) > 200 / 32  # and the batch was made smaller
+
+
+def test_a_grid_of_few_cells_is_that_of_the_averaged_maps() -> None:
+    maps = {1: torch.rand(6, 4, 12, 16), 2: torch.rand(6, 5, 6, 8)}
+    averaged = {layer: torch.nn.functional.adaptive_avg_pool2d(of, (4, 6)) for layer, of in maps.items()}
+    settings = {"layers": (1, 2), "coreset_ratio": 1.0}
+    with FeatureCache(dtype=torch.float32) as cache, FeatureCache(dtype=torch.float32) as other:
+        cache.append(maps, groups=list("abcdef"))
+        other.append(averaged, groups=list("abcdef"))
+        coarse = PatchCore(**settings, max_cells=27).fit(cache.features())  # 4.5 x 6, rounded down
+        expected = PatchCore(**settings).fit(other.features())
+    assert torch.equal(coarse.memory_bank_, expected.memory_bank_)
+    assert torch.equal(coarse.predict(maps).score, expected.predict(averaged).score)
+    assert coarse.cells_and_depth({1: (4, 12, 16), 2: (5, 6, 8)}) == (4 * 6, 9)
+    fine = PatchCore(**settings, max_cells=12 * 16)
+    assert fine.cells_and_depth({1: (4, 12, 16), 2: (5, 6, 8)}) == (12 * 16, 9)
+
+
+def test_a_narrow_bank_is_narrow() -> None:
+    maps = {1: torch.rand(6, 6, 8, 8)}
+    with FeatureCache(dtype=torch.float32) as cache:
+        cache.append(maps, groups=list("abcdef"))
+        detector = PatchCore(layers=(1,), embedding_width=2).fit(cache.features())
+    assert detector.memory_bank_.shape[1] == 2 and detector.predict(maps).score.shape == (6,)
+
+
+@pytest.mark.parametrize("name", ["embedding_width", "max_cells"])
+def test_negative_sizes_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} of PatchCore must be at least 0, got -1"):
+        PatchCore(**{name: -1})

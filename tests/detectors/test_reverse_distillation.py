@@ -21,7 +21,7 @@ from inlier.detectors.reverse_distillation import (
     cosine_distance,
     distillation_loss,
 )
-from inlier.features.cache import FeatureSet
+from inlier.features.cache import FeatureCache, FeatureSet
 
 MakeFeatures = Callable[..., FeatureSet]
 Maps = dict[int, Tensor]
@@ -291,3 +291,20 @@ def test_photos_are_judged_a_few_at_a_time_and_as_they_would_be_alone(make_featu
     singly = [{layer: of[place : place + 1] for layer, of in maps.items()} for place in range(num_photos)]
     alone = [detector.predict(one).score for one in singly]
     assert torch.allclose(together, torch.cat(alone), rtol=1e-5)
+
+
+def test_whoever_watches_sees_a_detector_that_predicts_and_changes_nothing() -> None:
+    maps = {2: torch.rand(4, 6, 8, 8), 3: torch.rand(4, 8, 4, 4)}
+    seen: list[tuple[float, float]] = []
+
+    def watch(detector: ReverseDistillation, share: float) -> None:
+        seen.append((share, float(detector.predict(maps).score.mean())))
+
+    with FeatureCache(dtype=torch.float32) as cache:
+        cache.append(maps, groups=list("abcd"))
+        plain = ReverseDistillation(layers=(2, 3), num_samples=160, batch_size=4).fit(cache.features())
+        watched = ReverseDistillation(layers=(2, 3), num_samples=160, batch_size=4, watch=watch).fit(cache.features())
+    assert [share for share, _ in seen] == pytest.approx([number / 20 for number in range(1, 21)])
+    assert len({score for _, score in seen}) > 10
+    assert torch.equal(plain.predict(maps).score, watched.predict(maps).score)
+    assert seen[-1][1] == pytest.approx(float(watched.predict(maps).score.mean()), rel=1e-5)

@@ -90,3 +90,22 @@ def test_a_photo_is_embedded_as_it_would_be_by_itself() -> None:
     for photo in range(3):
         alone = embed_patches([features[photo : photo + 1] for features in maps], patch_size=3, is_cosine=True)
         assert torch.equal(together[photo], alone[0])
+
+
+@pytest.mark.parametrize("size", [1, 5, 15])
+def test_large_neighbourhoods_are_means_of_the_cells_inside(size: int) -> None:
+    features = torch.randn(2, 3, 7, 9, generator=torch.Generator().manual_seed(size))
+    patches = embed_patches([features], patch_size=size, is_cosine=False)
+    reach = size // 2
+    for row, column in ((0, 0), (3, 4), (6, 8)):
+        inside = features[:, :, max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1]
+        torch.testing.assert_close(patches[:, row, column], inside.mean(dim=(2, 3)))
+
+
+def test_a_narrower_embedding_holds_means_of_neighbouring_numbers() -> None:
+    maps = [torch.randn(2, 5, 4, 4), torch.randn(2, 3, 2, 2)]
+    whole = embed_patches(maps, patch_size=3, is_cosine=False)
+    narrow = embed_patches(maps, patch_size=3, is_cosine=False, width=4)
+    torch.testing.assert_close(narrow, whole.unflatten(3, (4, 2)).mean(dim=4))
+    assert torch.equal(embed_patches(maps, patch_size=3, is_cosine=False, width=8), whole)
+    assert torch.equal(embed_patches(maps, patch_size=3, is_cosine=False, width=99), whole)

@@ -26,6 +26,7 @@ from inlier.cli.options import (
     tracked,
 )
 from inlier.cli.tuning import CacheBudgetOption
+from inlier.outputs import number_of
 
 
 def study(
@@ -69,7 +70,7 @@ def study(
 
 
 def _summary(report: dict[str, Any]) -> str:
-    lines = [f"{len(report['cells'])} cells of {report['name']}"]
+    lines = [f"{number_of(len(report['cells']), 'cell')} of {report['name']}"]
     for task in dict.fromkeys(of["task"] for of in report["means"]):
         best = max((of for of in report["means"] if of["task"] == task), key=lambda of: of["test"]["mean"])
         ends = f"{best['test']['low']:.3f} to {best['test']['high']:.3f}"
