@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -240,7 +241,7 @@ def read_photos(
     with FeatureCache(dtype=getattr(torch, backbone.precision)) as cache:
         reader = Reader(backbone, transform, cache, groups, workers, store)
         advance = progress("Reading photos", len(train) + len(of_dev))
-        learned, _ = reader.read(train, advance, views=views_of(config, len(train)))
+        learned, _ = reader.read(train, advance, views=views_of(copy.deepcopy(config), len(train)))
         dev, _ = reader.read(of_dev, advance)
     photos = {index: reader.photos[index] for index in dev.indices}
     judged = tuple(index for index, photo in photos.items() if photo.is_anomalous is not None)
