@@ -194,3 +194,15 @@ def test_the_training_of_a_backbone_is_searched(data: Manifest, tmp_path: Path, 
     names = [of["name"] for of in report["parameters"]]
     assert "learning_rate" in names and ("simclr.temperature" in names) == (metric != "loss")
     assert report["test"]["image_auroc"] and report["gain"]
+
+
+def test_test_photos_are_judged_once(
+    searched: tuple[Path, dict[str, Any]], data: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **keywords: Any) -> None:
+        raise AssertionError("they were judged already")
+
+    monkeypatch.setattr(detector_search, "evaluate", refuse)
+    out, report = searched
+    again, _ = tune(request(data, out, "patchcore"))
+    assert again == json.loads(json.dumps(report))

@@ -3,6 +3,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,6 +27,8 @@ from inlier.experiments.tuning import (
 from inlier.experiments.workers import is_dead, this_worker
 
 pytest.importorskip("optuna", reason="Optuna is not installed")
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 fork = multiprocessing.get_context("fork")
 
@@ -236,39 +240,66 @@ def test_who_lives_is_not_dead(tmp_path: Path) -> None:
     assert is_dead(f"{host}:{process}1") and is_dead(f"{host}:4194305@1")
 
 
-def _work(storage: str, folder: Path, name: str, num_trials: int) -> None:
-    def noted(trial: Trial) -> Sequence[float]:
-        values = parabola(trial)
-        with (folder / name).open("a") as file:
-            file.write(f"{trial.suggest_float('x', -1, 1)}\n")
-        time.sleep(0.05)
-        return values
+WORKER = """
+import os, sys, time
+from pathlib import Path
+from inlier.experiments import tuning, tuning_storage
 
-    run(search(folder, storage=storage, num_trials=num_trials), noted)
+folder, name, study, num_trials, how = Path(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]), sys.argv[6]
+tuning_storage.HEARTBEAT_SECONDS, tuning_storage.GRACE_SECONDS = 1, 2
+if how == "silent":
+    tuning.this_worker = lambda: "another-host:1@1"
+
+def judge(trial):
+    x, y = trial.suggest_float("x", -1, 1), trial.suggest_int("y", 1, 9)
+    if how == "silent":
+        os._exit(9)
+    with (folder / name).open("a") as file:
+        file.write(f"{x}\\n")
+    time.sleep(0.05)
+    return [-((x - 0.3) ** 2) - 0.001 * y]
+
+about = {"data": "abc", "space": ["x", "y"]}
+search = tuning.Search(
+    storage=sys.argv[1], name=study, about=about, directions=("maximize",), seed=0, num_trials=num_trials
+)
+with tuning.open_study(search) as study:
+    tuning.run_trials(search, study, judge)
+"""
+
+
+def start_worker(storage: str, folder: Path, name: str, study: str, num_trials: int, how: str) -> subprocess.Popen[str]:
+    """A process of its own, as on another machine."""
+    arguments = [storage, str(folder), name, study, str(num_trials), how]
+    return subprocess.Popen([sys.executable, "-c", WORKER, *arguments], stderr=subprocess.PIPE, text=True)
+
+
+def await_worker(worker: subprocess.Popen[str], status: int = 0) -> None:
+    _, errors = worker.communicate(timeout=120)
+    assert worker.returncode == status, errors
 
 
 @pytest.mark.slow
 def test_two_workers_share_a_search_on_postgresql_and_one_that_dies_loses_nothing(
-    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres: str, tmp_path: Path
 ) -> None:
-    workers = [fork.Process(target=_work, args=(postgres, tmp_path, name, 24)) for name in ("one", "two", "three")]
-    for worker in workers:
-        worker.start()
+    names = ("one", "two", "three")
+    workers = [start_worker(postgres, tmp_path, name, "parabola", 24, "lively") for name in names]
     while not (tmp_path / "one").exists() or len((tmp_path / "one").read_text().splitlines()) < 2:
+        assert workers[0].poll() is None, await_worker(workers[0])
         time.sleep(0.02)
-    assert workers[0].pid is not None
-    os.kill(workers[0].pid, signal.SIGKILL)
+    workers[0].kill()
+    await_worker(workers[0], -signal.SIGKILL)
     for worker in workers[1:]:
-        worker.join(120)
-        assert worker.exitcode == 0
+        await_worker(worker)
     trials = run(search(tmp_path, storage=postgres, num_trials=24))
     assert len(trials) in (24, 25)  # two workers may begin a last one at the same moment
     assert {trial.state for trial in trials} == {"complete"}
-    run_by = {name: (tmp_path / name).read_text().split() for name in ("one", "two", "three")}
+    run_by = {name: (tmp_path / name).read_text().split() for name in names if (tmp_path / name).exists()}
     everything = [x for xs in run_by.values() for x in xs]
     assert len(set(everything)) >= len(everything) - 1  # but for the one whose worker was killed
     assert {str(trial.params["x"]) for trial in trials} == set(everything)
-    assert all(run_by.values())
+    assert len(run_by) >= 2
 
 
 @pytest.mark.slow
@@ -277,15 +308,6 @@ def test_a_worker_of_another_machine_that_falls_silent_is_replaced(
 ) -> None:
     monkeypatch.setattr(tuning_storage, "HEARTBEAT_SECONDS", 1)
     monkeypatch.setattr(tuning_storage, "GRACE_SECONDS", 2)
-    monkeypatch.setattr("inlier.experiments.tuning.this_worker", lambda: "another-host:1@1")
-
-    def deadly(trial: Trial) -> Sequence[float]:
-        parabola(trial)
-        os._exit(9)
-
-    of = search(tmp_path, storage=postgres, name="silent", num_trials=3)
-    worker = fork.Process(target=run, args=(of, deadly))
-    worker.start()
-    worker.join(60)
-    trials = run(of)
+    await_worker(start_worker(postgres, tmp_path, "silent", "silent", 3, "silent"), 9)
+    trials = run(search(tmp_path, storage=postgres, name="silent", num_trials=3))
     assert len(trials) == 3 and {trial.state for trial in trials} == {"complete"}

@@ -16,6 +16,8 @@ from inlier.features.cache import FeatureCache
 from inlier.features.records import Records
 from inlier.features.store import FeatureStore, features_key, identify_backbone
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
 MAPS = {1: torch.randn(5, 2, 4, 4).bfloat16().float(), 3: torch.randn(5, 3, 2, 2).bfloat16().float()}
 NUM_BYTES = 2 * 5 * (2 * 16 + 3 * 4)
 

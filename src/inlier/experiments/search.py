@@ -18,7 +18,7 @@ from inlier.errors import ConfigError
 from inlier.experiments.detector_search import DetectorTask
 from inlier.experiments.memory import release_promptly
 from inlier.experiments.outcome import SECONDS, Outcome, Run, Second, Task
-from inlier.experiments.search_report import RECORD, add_test, describe, write_report
+from inlier.experiments.search_report import RECORD, add_test, describe, recall_test, write_report
 from inlier.experiments.spaces import suggest, to_sections
 from inlier.experiments.tuning import (
     Direction,
@@ -109,7 +109,7 @@ def tune(request: Request, *, progress: Progress = no_progress) -> tuple[dict[st
     For a detector features are read once, and a trial fits and judges it on them, within the memory budget of the
     section ``fit``, which here holds for the whole process. A search that is interrupted, and asked for again with the
     same photos and settings, goes on. The winner is fitted as ``fit`` or ``finetune`` does, and measured on test as
-    ``evaluate`` does, beside the settings that the search began from.
+    ``evaluate`` does, beside the settings that the search began from; once, as long as no trial is added.
 
     Returns:
         What ``tuning.json`` holds, and the photos that could not be read, each with the reason.
@@ -133,7 +133,8 @@ def tune(request: Request, *, progress: Progress = no_progress) -> tuple[dict[st
         baseline = fact(study, BASELINE)
     report = describe(task, search, trials, weights, baseline, second=request.second, command=request.command)
     unreadable: list[tuple[Photo, str]] = []
-    if request.is_concluded and (report["best"] is not None or baseline["value"] is not None):
+    is_known = recall_test(report, request.out)
+    if request.is_concluded and not is_known and (report["best"] is not None or baseline["value"] is not None):
         config = task.resolve(settings(report))
         concluded = task.conclude(config, request.out, is_default=report["is_default"], progress=progress)
         add_test(report, concluded)

@@ -90,6 +90,18 @@ def add_test(report: dict[str, Any], concluded: Conclusion) -> None:
     report["notes"] += concluded.notes
 
 
+def recall_test(report: dict[str, Any], out: Path) -> bool:
+    """Adds what test photos said of the same trials before, if they did, so that they are not asked again."""
+    try:
+        before = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if before["test"] is None or before["trials"] != json.loads(json.dumps(report["trials"])):
+        return False
+    report |= {name: before[name] for name in ("test", "test_of_default", "gain", "notes")}
+    return True
+
+
 def front(rows: Sequence[Mapping[str, Any]], cost: str, *, sign: int = 1) -> list[int]:
     """Numbers of the trials than which none is both as good and cheaper, or better and as cheap; cheapest first."""
     numbers: list[int] = []
