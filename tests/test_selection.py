@@ -1,27 +1,20 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from torch import Tensor
 
 from inlier import selection
-from inlier.data.loader import load_batches
-from inlier.data.manifest import Manifest, Photo
-from inlier.data.transforms import Transform
+from inlier.data.manifest import Manifest
 from inlier.decision.intervals import Interval
 from inlier.errors import ConfigError, ManifestError
-from inlier.features.cache import FeatureCache
 from inlier.model import Model
-from inlier.reading import normal_groups
-from inlier.records import Prediction
 from inlier.selection import MIN_GROUPS, Selection, Trial, lead, select
 from inlier.workflow import fit
 
@@ -174,70 +167,6 @@ def test_few_groups_choose_nothing() -> None:
     found = judge(scores, names(40, per_group=5))
     assert found.chosen == 0
     assert found.reason == f"weak is kept: 8 groups of photos are too few to choose by ({MIN_GROUPS})."
-
-
-class Spy:
-    """A detector that refuses to score what it was fitted on, and finds a photo the odder the larger its number."""
-
-    layers = (3,)
-    is_trained = False
-
-    def fit(self, features: Any) -> Self:
-        self.groups = set(features.groups)
-        self.numbers = [float(value) for maps in features.batches() for value in maps[3][:, 0, 0, 0]]
-        assert all(number % 10 == 0 for number in self.numbers), "it learned from an altered copy"
-        return self
-
-    def predict(self, maps: Mapping[int, Tensor]) -> Prediction:
-        numbers = maps[3][:, 0, 0, 0]
-        assert not {f"part-{int(number) // 10 // 2:03d}" for number in numbers} & self.groups
-        return Prediction(numbers, None)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
-        return self
-
-
-def test_photos_and_copies_are_scored_by_what_saw_neither_nor_their_group() -> None:
-    groups = names(11, per_group=2)
-    numbers = torch.tensor([10.0 * photo + copy for photo in range(11) for copy in range(3)])
-    with FeatureCache(dtype=torch.float32) as cache:
-        cache.append({3: numbers[:, None, None, None]}, groups=[group for group in groups for _ in range(3)])
-        folds = selection._folds(groups, 0)
-        scores = selection._cross_scores(Spy(), cache.features(), folds)
-    assert scores.tolist() == numbers.view(11, 3).tolist()
-    assert len(set(folds)) == 3
-
-
-class Eye:
-    """A backbone that sees the photo itself."""
-
-    def extract(self, images: Tensor) -> dict[int, Tensor]:
-        return {1: images}
-
-
-def test_the_name_of_a_photo_and_the_seed_decide_its_copies(data: Manifest) -> None:
-    transform = Transform(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    photos = data.select("train").photos[:4]
-
-    def copies(kept: Sequence[Photo], seed: int) -> dict[Photo, Tensor]:
-        (batch,) = load_batches(kept, transform, workers=0)
-        with FeatureCache(dtype=torch.float32) as cache:
-            selection._append(cache, batch, Eye(), transform, normal_groups(data), seed)  # type: ignore[arg-type]
-            assert cache.groups == [normal_groups(data)[photo] for photo in kept for _ in range(3)]
-            (maps,) = cache.features().batches()
-        return dict(zip(kept, maps[1].view(len(kept), 3, 3, 32, 32), strict=True))
-
-    all_four, last = copies(photos, 0), copies(photos[3:], 0)
-    assert torch.equal(all_four[photos[3]], last[photos[3]])
-    assert not torch.equal(copies(photos[3:], 1)[photos[3]], last[photos[3]])
-    own, patch, scar = last[photos[3]]
-    assert 0.02 < (patch != own).any(dim=0).float().mean() < 0.3
-    assert 0.0005 < (scar != own).any(dim=0).float().mean() < 0.03
-    changed = [(of[1] != of[0]).any(dim=0) for of in all_four.values()]
-    assert not any(torch.equal(changed[0], other) for other in changed[1:])
 
 
 def without(data: Manifest, *, is_anomalous: bool, split: str) -> Manifest:

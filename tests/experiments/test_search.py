@@ -187,6 +187,7 @@ def test_the_training_of_a_backbone_is_searched(data: Manifest, tmp_path: Path, 
     }
     if metric == "loss":
         config["finetune"]["held_out_ratio"] = 0.3
+    data = Manifest(tuple(replace(photo, group="") for photo in data.photos))  # of as many groups as photos
     report, _ = tune(request(data, tmp_path / "out", config=config, metric=metric, num_trials=2))
     assert report["kind"] == "objective" and report["counts"]["complete"] == 2
     assert report["direction"] == ("minimize" if metric == "loss" else "maximize")
