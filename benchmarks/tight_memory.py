@@ -2,8 +2,8 @@
 
 Runs ``inlier tune`` for PatchCore with all layers on their finest grid, whole embeddings and large banks, on generated
 photos (or on DATA), under ``--memory-budget``, and looks every 50 ms at the resident memory of each of its processes.
-What the budget is for is the search: the processes that run trials. The one that reads the photos, fits the winner and
-judges it on test loads the network too, and is told apart.
+What the budget is for is the search: the processes that run trials, and the one that looks on. Those that read the
+photos, fit the winner and judge it on test load the network too, and are told apart.
 
     python benchmarks/tight_memory.py [DATA] [--budget 1GiB] [--trials 200]
 """
@@ -41,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = args.data or _generated(Path(folder) / "data")
         out = Path(folder) / "search"
-        sets = [f"space.{name}={value}" for name, value in SPACE.items()] + ["patchcore.max_bank_rows=8000"]
+        sets = [f"space.{name}={value}" for name, value in SPACE.items()] + ["patchcore.max_bank_rows=3000"]
         command = [sys.executable, "-m", "inlier", "tune", str(data), "--out", str(out), "--detector", "patchcore"]
         command += ["--trials", str(args.trials), "--memory-budget", args.budget, "--quiet"]
         process = subprocess.Popen([*command, *(part for of in sets for part in ("--set", of))])
@@ -56,7 +56,7 @@ def main() -> None:
         f"{counts['failed']} failed, {counts['reduced']} reduced to fit"
     )
     print(f"peak of the processes that ran trials: {of_trials / 2**20:.0f} MiB, {of_trials / budget:.0%} of the budget")
-    print(f"peak of the process that read the photos and concluded: {others / 2**20:.0f} MiB")
+    print(f"peak of the processes that read the photos, looked on and concluded: {others / 2**20:.0f} MiB")
 
 
 def _generated(folder: Path) -> Path:
@@ -64,9 +64,9 @@ def _generated(folder: Path) -> Path:
     write_dataset(
         folder,
         num_train=12,
-        num_dev=12,
-        num_test=6,
-        num_defective=12,
+        num_dev=4,
+        num_test=4,
+        num_defective=4,
         num_unrelated=2,
         components=("piston-crown", "bolted-flange"),
         size=size,

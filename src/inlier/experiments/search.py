@@ -17,7 +17,7 @@ from inlier.data.manifest import Manifest, Photo
 from inlier.errors import ConfigError
 from inlier.experiments.detector_search import DetectorTask
 from inlier.experiments.memory import release_promptly
-from inlier.experiments.outcome import SECONDS, Outcome, Run, Second, Task
+from inlier.experiments.outcome import SECONDS, Conclusion, Outcome, Run, Second, Task
 from inlier.experiments.search_report import RECORD, add_test, describe, recall_test, write_report
 from inlier.experiments.spaces import suggest, to_sections
 from inlier.experiments.tuning import (
@@ -123,10 +123,10 @@ def tune(request: Request, *, progress: Progress = no_progress) -> tuple[dict[st
     check_target(request.out)
     if request.timeout is not None:
         request = replace(request, deadline=time.monotonic() + request.timeout)
-    task = task_of(request)
-    search = _search(request, task)
     request.out.mkdir(parents=True, exist_ok=True)
-    prepared = task.prepare(progress)
+    is_tight = _is_tight(request.config)
+    task, prepared = _apart(_prepare, request) if is_tight else _prepare(request, progress)
+    search = _search(request, task)
     with open_study(search) as study:
         _run_all(request, task, prepared, search, study, progress)
         trials, weights = finished_trials(study), importances(study, seed=search.seed)
@@ -136,7 +136,8 @@ def tune(request: Request, *, progress: Progress = no_progress) -> tuple[dict[st
     is_known = recall_test(report, request.out)
     if request.is_concluded and not is_known and (report["best"] is not None or baseline["value"] is not None):
         config = task.resolve(settings(report))
-        concluded = task.conclude(config, request.out, is_default=report["is_default"], progress=progress)
+        asked = (task, config, request.out, report["is_default"])
+        concluded = _apart(_conclude, *asked) if is_tight else _conclude(*asked, progress)
         add_test(report, concluded)
         unreadable = list(concluded.unreadable)
     write_report(request.out, report)
@@ -146,7 +147,7 @@ def tune(request: Request, *, progress: Progress = no_progress) -> tuple[dict[st
 def work(request: Request, task: Task, prepared: Any) -> None:
     """Runs trials of a search until there are enough, the default settings first; any number of processes may."""
     search = _search(request, task)
-    if _is_tight(task):
+    if _is_tight(request.config):
         release_promptly()
     with open_study(search) as study, task.open(prepared) as run:
         _work(request, task, run, search, study, lambda steps: None)
@@ -155,11 +156,10 @@ def work(request: Request, task: Task, prepared: Any) -> None:
 def _run_all(request: Request, task: Task, prepared: Any, search: Search, study: Any, progress: Progress) -> None:
     """Runs the trials in as many processes as asked for, of which this is one unless memory is tight.
 
-    This one has loaded a network, and what comes with it; where memory is tight, the room is left to processes that
-    have not.
+    Where memory is tight, this one only looks on, and trials have processes to themselves that load no network.
     """
     advance = progress("Searching", request.num_trials)
-    num_others = request.num_processes - (not _is_tight(task))
+    num_others = request.num_processes - (not _is_tight(request.config))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max(1, num_others), context) as pool:
         others = [pool.submit(work, request, task, prepared) for _ in range(num_others)]
@@ -226,8 +226,26 @@ def _search(request: Request, task: Task) -> Search:
     )
 
 
-def _is_tight(task: Task) -> bool:
-    return task.kind == "detector" and parse_bytes(task.default["fit"]["memory_budget"]) < AMPLE_BYTES
+def _is_tight(config: Config) -> bool:
+    """Whether a detector is searched in so little memory that networks are best kept out of the way."""
+    budget = config.get("fit", {}).get("memory_budget")
+    is_detector = "objective" not in config.get("finetune", {})
+    return is_detector and budget is not None and parse_bytes(str(budget)) < AMPLE_BYTES
+
+
+def _prepare(request: Request, progress: Progress = no_progress) -> tuple[Task, Any]:
+    task = task_of(request)
+    return task, task.prepare(progress)
+
+
+def _conclude(task: Task, config: Config, out: Path, is_default: bool, progress: Progress = no_progress) -> Conclusion:
+    return task.conclude(config, out, is_default=is_default, progress=progress)
+
+
+def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function in a process of its own, whose memory goes with it."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def _judge(request: Request, task: Task, run: Run, trial: Trial) -> Sequence[float]:
