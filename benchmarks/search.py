@@ -6,7 +6,7 @@ evenly by number, and extrapolates from each half to all trials of its kind. Eve
 the same machine, one after the other, in fresh processes; the search includes reading the photos, trials that were
 ended early, and neither side the final fit. Trials that ran to their end must have the AUROC of the separate run.
 
-    python benchmarks/search.py DATA_ROOT [--trials 100] [--separate 10] [--readme README.md]
+    python benchmarks/search.py DATA_ROOT [--trials 100] [--separate 10]
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from inlier.config import merge, read_config
 from inlier.decision.tuning_page import as_toml
 from inlier.experiments.spaces import DETECTOR_SPACES, to_sections
 
-BEGIN, END = "<!-- search results -->\n", "<!-- end of search results -->"
-
 
 def main() -> None:
     """Runs both sides, and prints a table."""
@@ -36,7 +34,6 @@ def main() -> None:
     parser.add_argument("--set", dest="name", default="magnetic-tile")
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--separate", type=int, default=10)
-    parser.add_argument("--readme", type=Path)
     args = parser.parse_args()
     data = args.root / args.name
     with tempfile.TemporaryDirectory() as folder:
@@ -117,11 +114,6 @@ def _tell(report: dict[str, Any], searching: float, rows: list[dict[str, Any]], 
         f"| largest difference of AUROC over {len(complete)} of them that ran to their end | {worst:.1e} |",
     ]
     print("\n".join(lines))
-    if args.readme:
-        text = args.readme.read_text(encoding="utf-8")
-        before, rest = text.split(BEGIN)
-        after = rest.partition(END)[2]
-        args.readme.write_text(before + BEGIN + "\n".join(lines) + "\n" + END + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
