@@ -18,8 +18,8 @@ from inlier import inspection
 from inlier.data.manifest import Manifest
 
 INTERRUPTED = (
-    "inlier: interrupted; given again, ingest, inspect, a training in fit, and finetune with --resume go on where they "
-    "stopped.\n"
+    "inlier: interrupted; given again, ingest, inspect, tune, study, a training in fit, and finetune with --resume "
+    "go on where they stopped.\n"
 )
 
 
