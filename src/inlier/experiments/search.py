@@ -183,7 +183,7 @@ def _work(request: Request, task: Task, run: Run, search: Search, study: Any, ad
 def task_of(request: Request) -> Task:
     """What is searched: the training of a backbone where an objective is named, else a detector."""
     if "objective" in request.config.get("finetune", {}):
-        from inlier.experiments.backbone_search import BackboneTask  # with it come 150 MiB that a detector needs not
+        from inlier.experiments.backbone_search import BackboneTask  # with it comes much that a detector needs not
 
         return BackboneTask.of(request.config, request.data, request.metric, request.device, request.workers)
     return DetectorTask.of(

@@ -75,7 +75,7 @@ class Dimension:
 Space = tuple[Dimension, ...]
 
 MAX_CELLS = 784
-"""28 x 28, the grid of the second layer: on the first one's a trial takes ten times as long, and finds no more."""
+"""28 x 28, the grid of the second layer: the first one's has four times as many cells, all compared with each other."""
 
 
 def _layers(name: str, section: str, *, least: int = 1) -> Dimension:
