@@ -13,9 +13,20 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture
+def postgres(postgres_server: str, request: pytest.FixtureRequest) -> str:
+    """URL of an empty database, which no other test uses."""
+    import psycopg
+
+    name = f"database_{abs(hash(request.node.nodeid))}"
+    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+    return f"{postgres_server}/{name}".replace("postgresql", "postgresql+psycopg", 1)
+
+
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """URL of an empty database on a server of its own, which ends with the tests."""
+def postgres_server() -> Iterator[str]:
+    """URL of a PostgreSQL server, which ends with the tests."""
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not programs:
@@ -39,7 +50,7 @@ def postgres() -> Iterator[str]:
         subprocess.run(initdb, check=True, stdout=log, stderr=log, cwd="/")
         subprocess.run([*control, "-o", options, "start"], check=True, stdout=log, stderr=log, cwd="/")
     try:
-        yield f"postgresql+psycopg://tester@127.0.0.1:{port}/postgres"
+        yield f"postgresql://tester@127.0.0.1:{port}"
     finally:
         subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL, cwd="/")
         shutil.rmtree(folder, ignore_errors=True)

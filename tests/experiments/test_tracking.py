@@ -17,6 +17,7 @@ from inlier.errors import ConfigError, InlierError, MissingExtraError
 from inlier.experiments import tracking
 from inlier.experiments.runs import read_run
 from inlier.experiments.tracking import check_installed, store_uri, track, track_or_note
+from inlier.experiments.tuning import Search, open_study
 from inlier.features.backbone import Backbone, all_layers
 
 mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
@@ -258,6 +259,26 @@ def test_passwords_are_left_out_of_what_is_sent(database: str, tmp_path: Path) -
 def test_a_note_is_none_where_the_store_took_it(database: str, tmp_path: Path) -> None:
     assert track_or_note(made.write_evaluation(tmp_path / "judged"), database) is None
     assert len(runs_in(database)) == 1
+
+
+def test_a_search_and_a_tracker_are_told_to_keep_apart(database: str, tmp_path: Path) -> None:
+    searched = f"sqlite:///{tmp_path / 'search.db'}"
+
+    def open_search(storage: str) -> None:
+        about = {"data": "abc"}
+        with open_study(
+            Search(storage=storage, name="one", about=about, directions=("maximize",), seed=0, num_trials=1)
+        ):
+            pass
+
+    open_search(searched)
+    evaluation = made.write_evaluation(tmp_path / "judged")
+    with pytest.raises(InlierError, match=r"holds a search, and the tables of the two do not go together"):
+        track(evaluation, searched)
+    open_search(searched)  # which nothing was done to
+    track(evaluation, database)
+    with pytest.raises(ConfigError, match=r"holds MLflow's runs, .* give the search a database of its own"):
+        open_search(f"sqlite:///{database}")
 
 
 @pytest.mark.slow

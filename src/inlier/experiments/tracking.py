@@ -200,9 +200,11 @@ def _reach(address: str) -> None:
             Path(address.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
         engine = sqlalchemy.create_engine(address)
         try:
-            sqlalchemy.inspect(engine)
+            tables = sqlalchemy.inspect(engine).get_table_names()
         finally:
             engine.dispose()
+        if {"studies", "trials", "trial_values"} <= set(tables):  # each writes its form in a table alembic_version
+            raise OSError("the database holds a search, and the tables of the two do not go together")
     elif parts.scheme not in urllib.request.getproxies() and parts.hostname:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((parts.hostname, port), timeout=_PATIENCE_SECONDS).close()

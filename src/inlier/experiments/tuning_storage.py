@@ -69,6 +69,7 @@ def connect(storage: str, name: str, *, directions: Sequence[str], seed: int, gi
             )
             return study, database
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
+            _refuse_if_trackers(storage)
             if attempt == _ATTEMPTS or _is_hopeless(error):
                 raise _unusable(storage, error) from error
             time.sleep(random.uniform(0.1, 0.5) * attempt)
@@ -83,6 +84,40 @@ def disconnect(database: Any) -> None:
     database.engine.dispose()
 
 
+def _refuse_if_trackers(storage: str) -> None:
+    """Optuna and MLflow both write down in a table ``alembic_version`` which form theirs have.
+
+    Raises:
+        ConfigError: The database is one of MLflow's.
+    """
+    import sqlalchemy
+
+    try:
+        engine = sqlalchemy.create_engine(storage)
+        try:
+            tables = sqlalchemy.inspect(engine).get_table_names()
+        finally:
+            engine.dispose()
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError):
+        return  # the error at hand says more
+    if {"experiments", "runs", "registered_models"} <= set(tables):
+        raise ConfigError(
+            f"The database {_shown(storage)} holds MLflow's runs, and the tables of the two do not go together: give "
+            "the search a database of its own."
+        )
+
+
+def _shown(storage: str) -> str:
+    """The URL without its password."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return make_url(storage).render_as_string(hide_password=True)
+    except ArgumentError:
+        return storage
+
+
 def _is_hopeless(error: Exception) -> bool:
     """Whether trying again is no use: nobody answers, or who does refuses."""
     text = str(error).lower()
@@ -93,13 +128,7 @@ def _is_hopeless(error: Exception) -> bool:
 
 
 def _unusable(storage: str, error: Exception) -> InlierError:
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        shown = make_url(storage).render_as_string(hide_password=True)
-    except ArgumentError:
-        shown = storage
+    shown = _shown(storage)
     if isinstance(error, ImportError):
         return MissingExtraError(
             f"The driver of {shown} is not installed ({error}); for PostgreSQL: pip install 'inlier[tuning]', and a "
