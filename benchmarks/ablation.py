@@ -41,7 +41,8 @@ from inlier.detectors.crossfit import cross_scores, score_photos
 from inlier.detectors.neighbors import nearest_rows
 from inlier.detectors.patchcore import Distance, PatchCore
 from inlier.detectors.reverse_distillation import ReverseDistillation
-from inlier.features.backbone import Backbone, best_precision
+from inlier.features.backbone import Backbone
+from inlier.features.runtime import best_precision
 from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.features.patches import embed_patches
 from inlier.model import package_versions

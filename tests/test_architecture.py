@@ -20,7 +20,7 @@ LAYERS = (  # folder and files, from low to high; a new file takes its place her
     ),
     ("data.drawing.", "surface parts components family defects wear light camera pictures screens"),
     ("data.", "synthetic synthetic_folders"),
-    ("features.", "weights backbone patches pooling records cache store separation arrangement student"),
+    ("features.", "weights runtime backbone patches pooling records cache store separation arrangement student"),
     ("", "training"),
     (
         "detectors.",

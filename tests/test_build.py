@@ -28,7 +28,7 @@ from inlier.detectors.patchcore import PatchCore
 from inlier.detectors.photo_neighbors import PhotoNeighbors
 from inlier.detectors.reverse_distillation import ReverseDistillation
 from inlier.errors import ConfigError, ModelError, WeightsError
-from inlier.features.backbone import best_precision
+from inlier.features.runtime import best_precision, best_runtime
 
 
 def test_nothing_given_resolves_to_the_defaults() -> None:
@@ -40,6 +40,7 @@ def test_nothing_given_resolves_to_the_defaults() -> None:
         "name": "efficientnet_lite0",
         "weights": None,
         "precision": best_precision("cpu"),
+        "runtime": best_runtime("cpu"),
     }
     assert config["input"] == {"size": 224}
     assert config["decide"] == {"false_alarm_rate": 0.05, "uncertain_rate": 0.2}
@@ -208,6 +209,7 @@ def test_a_folder_is_a_backbone(adapted: AdaptedBackbone, backbone_folder: Path)
         "name": "test_resnet",
         "weights": str(backbone_folder),
         "precision": best_precision("cpu"),
+        "runtime": best_runtime("cpu"),
         "adapted": {
             "title": "ships", "identity": adapted.identity, "objective": "simclr", "verdict": "no evidence",
         },

@@ -23,7 +23,8 @@ from inlier.detectors.protocol import Detector
 from inlier.detectors.reverse_distillation import ReverseDistillation
 from inlier.detectors.subspace import PatchSubspace, PhotoSubspace
 from inlier.errors import ConfigError, ModelError
-from inlier.features.backbone import Backbone, Precision, best_precision, is_network
+from inlier.features.backbone import Backbone, is_network
+from inlier.features.runtime import Precision, Runtime, best_precision, best_runtime
 from inlier.outputs import as_text
 
 DETECTORS: dict[str, Callable[..., Detector]] = {
@@ -55,6 +56,7 @@ _SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
         "name": (str, DEFAULT_BACKBONE),
         "weights": (str | None, None),
         "precision": (Precision | None, None),
+        "runtime": (Runtime | None, None),
         "adapted": (dict[str, Any] | None, None),
     },
     "input": {"size": (Annotated[int, Field(ge=MIN_SIZE)], 224)},
@@ -66,8 +68,8 @@ _SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
     },
 }
 """Sections that name no single constructor: keyword -> type and default. ``combined`` joins by default one detector
-that sees places and two that see the whole; the fastest precision, and how many altered copies few photos need, are
-decided when they are known. What ``adapted`` says is not for the user to set: ``resolve`` writes it, and only where
+that sees places and two that see the whole; the fastest precision and runtime, and how many altered copies few photos
+need, are decided when they are known. What ``adapted`` says is not for the user to set: ``resolve`` writes it, and only where
 the backbone is one."""
 
 _BESIDE: dict[str, Callable[..., Any]] = {"components": Components}
@@ -88,7 +90,7 @@ def resolve(config: Mapping[str, Mapping[str, Any]], *, device: str, layers: Seq
 
     Args:
         config: Sections of keywords; all are checked, and those of the chosen detector kept.
-        device: Where the backbone will run, which decides the fastest precision.
+        device: Where the backbone will run, which decides the fastest precision and runtime.
         layers: Stages of the backbone for every detector involved; None: those of their sections.
 
     A backbone may be a BACKBONE folder, by its path. A name that timm has is timm's wherever the command runs, so that
@@ -108,6 +110,7 @@ def resolve(config: Mapping[str, Mapping[str, Any]], *, device: str, layers: Seq
     sections["decide"] = resolve_rates(sections["decide"])
     sections["backbone"] = _resolve_adapted(config.get("backbone", {}), sections["backbone"])
     sections["backbone"]["precision"] = sections["backbone"]["precision"] or best_precision(device)
+    sections["backbone"]["runtime"] = sections["backbone"]["runtime"] or best_runtime(device)
     involved = _involved(sections)
     for name in (*involved, *_BESIDE):
         if layers is not None and "layers" in sections[name]:
@@ -209,7 +212,8 @@ def build_backbone(config: Config, layers: Sequence[int], *, is_pretrained: bool
     section = config["backbone"]
     weights = Path(section["weights"]) if section["weights"] else None
     wanted = {*layers, *(layer for name in _BESIDE if name in config for layer in config[name]["layers"])}
-    options = {"layers": sorted(wanted), "precision": section["precision"]}
+    runtime = section.get("runtime", "torch")  # which models that were saved before there was another do not say
+    options = {"layers": sorted(wanted), "precision": section["precision"], "runtime": runtime}
     if is_pretrained and weights and section.get("adapted"):
         adapted = AdaptedBackbone.load(weights)
         _check_identity(adapted.identity, section)

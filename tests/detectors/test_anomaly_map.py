@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from torch.nn import functional as F
 
-from inlier.detectors.anomaly_map import CHUNK_BYTES, pool_map, smooth_map
+from inlier.detectors.anomaly_map import pool_map, smooth_map
 
 
 def test_enlargement_by_hand() -> None:
@@ -47,8 +48,14 @@ def test_pooling_by_hand() -> None:
     assert pool_map(patch_scores, pooling="top", top_ratio=1.0).tolist() == [3.0, 0.5]
 
 
-def test_maps_smoothed_in_chunks_are_those_smoothed_one_by_one() -> None:
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 12)])
+def test_enlargement_is_that_of_pytorch(shape: tuple[int, int]) -> None:
+    patch_scores = torch.rand(7, *shape, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(patch_scores[:, None], size=(50, 50), mode="bilinear", align_corners=False)[:, 0]
+    assert torch.allclose(smooth_map(patch_scores, size=50, sigma=0.0), expected, atol=1e-6)
+
+
+def test_maps_smoothed_together_are_those_smoothed_one_by_one() -> None:
     patch_scores = torch.rand(7, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert 1 < CHUNK_BYTES // (4 * 320**2) < 7  # maps of a chunk, with their borders
     together = smooth_map(patch_scores, size=256, sigma=8.0)
     assert torch.allclose(together, torch.cat([smooth_map(one[None], size=256, sigma=8.0) for one in patch_scores]))

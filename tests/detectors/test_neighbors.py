@@ -5,7 +5,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from inlier.detectors import neighbors
-from inlier.detectors.neighbors import CHUNK_BYTES, nearest_rows
+from inlier.detectors.neighbors import CHUNK_BYTES, FlatIndex, nearest_rows
 
 
 def test_neighbours_by_hand() -> None:
@@ -62,3 +62,60 @@ def test_distances_are_the_same_in_chunks_of_any_size(num_neighbors: int, monkey
     assert torch.equal(rows, rows_of_parts)
     assert torch.equal(whole, parts)
     assert torch.equal(whole, (queries[:, None] - bank[rows]).square().sum(dim=2).sqrt())
+
+
+def banks() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Queries and rows: like patches, far from the origin, on a grid with ties, of very different lengths."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    mixing = draw(12, 150)
+    unit = torch.nn.functional.normalize
+    return {
+        "patches": (unit(draw(700, 12) @ mixing + 2, dim=1), unit(draw(3000, 12) @ mixing + 2, dim=1)),
+        "noise": (draw(200, 40), draw(999, 40)),
+        "far": (1000 + draw(100, 5), 1000 + draw(300, 5)),
+        "grid": (draw(100, 3).round(), draw(300, 3).round()),
+        "lengths": (draw(100, 8) * 10 ** draw(100, 1), draw(200, 8) * 10 ** draw(200, 1)),
+        "one": (draw(5, 8), draw(1, 8)),
+        "themselves": (draw(300, 20), torch.empty(0)),
+    }
+
+
+@pytest.mark.parametrize("name", banks())
+def test_looking_in_bfloat16_first_changes_nothing(name: str) -> None:
+    queries, rows = banks()[name]
+    rows = rows if len(rows) else queries
+    distances, nearest = FlatIndex(rows, is_reduced=True).nearest(queries)
+    reference = (queries.double()[:, None] - rows.double()).square().sum(dim=2).sqrt()
+    smallest = reference.amin(dim=1)
+    assert nearest.dtype == torch.int64
+    assert torch.allclose(reference.gather(1, nearest[:, None])[:, 0], smallest, rtol=1e-6)  # no other row is nearer
+    assert torch.allclose(distances.double(), smallest, rtol=1e-6)
+    without, _ = FlatIndex(rows, is_reduced=False).nearest(queries)
+    assert (distances <= without * (1 + 1e-5)).all()  # which far from the origin is not quite right itself
+
+
+def test_the_shortlist_is_short() -> None:
+    queries, rows = banks()["patches"]
+    places, _ = FlatIndex(rows, is_reduced=True)._candidates(queries)
+    assert set(places.tolist()) == set(range(len(queries)))
+    assert len(places) < 4 * len(queries)
+
+
+def test_rows_that_bfloat16_cannot_tell_apart_are_all_looked_at() -> None:
+    rows = 1 + 1e-6 * torch.arange(500.0)[:, None].expand(-1, 4)
+    index = FlatIndex(torch.cat([rows, torch.full((1, 4), 100.0)]), is_reduced=True)
+    assert len(index._candidates(rows[:5])[0]) > 32 * 5
+    distances, nearest = index.nearest(rows[[400, 3, 77]])
+    given, _ = nearest_rows(rows[[400, 3, 77]], index.rows)
+    assert torch.equal(distances, given[:, 0])
+    assert (nearest < len(rows)).all()
+
+
+def test_nobody_asks_an_index() -> None:
+    distances, rows = FlatIndex(torch.rand(5, 4), is_reduced=True).nearest(torch.empty(0, 4))
+    assert distances.shape == rows.shape == (0,)
+    assert rows.dtype == torch.int64

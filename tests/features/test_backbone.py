@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from inlier.data.transforms import Transform
 from inlier.features import backbone as module
-from inlier.features.backbone import MICRO_BATCH, Backbone, all_layers, best_precision, check_layers, is_network
+from inlier.features.backbone import Backbone, all_layers, check_layers, is_network
+from inlier.features.runtime import MICRO_BATCH, Precision
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_extract_gives_what_forward_gives_without_gradients(tiny: Backbone, imag
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_batch_size_changes_nothing(precision: module.Precision, images: Tensor) -> None:
+def test_batch_size_changes_nothing(precision: Precision, images: Tensor) -> None:
     torch.manual_seed(0)
     backbone = Backbone("test_resnet", layers=(2, 3), precision=precision, is_pretrained=False)
     together = backbone.extract(images)
@@ -159,17 +160,12 @@ def test_it_is_frozen_from_the_start(tiny: Backbone, images: Tensor) -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in tiny.network.state_dict().items())
 
 
-def test_the_best_precision_is_one_that_the_processor_has() -> None:
-    assert best_precision("cpu") in module.PRECISIONS
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_on_a_gpu_features_are_the_same(images: Tensor) -> None:
     torch.manual_seed(0)
     backbone = Backbone("test_resnet", layers=(2, 3), is_pretrained=False)
     reference = backbone.extract(images)
-    assert best_precision("cuda") in module.PRECISIONS
     for layer, features in backbone.to("cuda").extract(images).items():
         assert features.device.type == "cpu"
         assert (features - reference[layer]).norm() <= 1e-2 * features.norm()
@@ -224,7 +220,7 @@ def _adaptors(backbone: Backbone, layers: tuple[int, ...], *, width: int = 5) ->
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_adaptors_map_the_cells_of_their_layer_and_of_no_other(
-    tiny: Backbone, images: Tensor, precision: module.Precision
+    tiny: Backbone, images: Tensor, precision: Precision
 ) -> None:
     backbone = tiny.select((1, 2, 4), precision=precision)
     plain, channels = backbone.extract(images), backbone.channels

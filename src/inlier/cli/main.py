@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
@@ -52,6 +53,7 @@ def main(
 
 def run() -> None:
     """Runs a command; exit status 0 done, 1 some photos unreadable, 2 not possible, 130 interrupted."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch reads it once; it then waits less for memory
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # odd metadata, of photos that are fine
     try:
         app(prog_name="inlier")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -12,14 +13,12 @@ from torch.nn import functional as F
 Pooling = Literal["max", "mean", "top"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
-CHUNK_BYTES = 2**20
-"""Room for the maps that are smoothed together; a convolution lays each out anew, several times as wide."""
-
 
 def smooth_map(patch_scores: Tensor, *, size: int, sigma: float) -> Tensor:
     """Patch scores as a map in the pixels of the network's input (thesis, figure 3.4).
 
-    Bilinear enlargement, then a Gaussian filter, mirrored at the borders, as Roth et al. (section 3.3) do.
+    Bilinear enlargement, then a Gaussian filter, mirrored at the borders, as Roth et al. (section 3.3) do. Both are
+    linear, and the same along rows and columns, so that they are one matrix on either side of the scores.
 
     Args:
         patch_scores: Shape (B, h, w).
@@ -29,16 +28,23 @@ def smooth_map(patch_scores: Tensor, *, size: int, sigma: float) -> Tensor:
     Returns:
         Shape (B, size, size), same unit as the scores.
     """
-    maps = F.interpolate(patch_scores[:, None], size=(size, size), mode="bilinear", align_corners=False)
+    rows, columns = patch_scores.shape[1:]
+    return _spread(rows, size, sigma) @ patch_scores.float() @ _spread(columns, size, sigma).T
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)  # kept for whoever asks next, who may want gradients
+def _spread(num_cells: int, size: int, sigma: float) -> Tensor:
+    """What each cell along one side of a map contributes to each of its pixels: shape (size, num_cells)."""
+    cells = torch.eye(num_cells)[:, None]  # one cell after the other, (num_cells, 1, num_cells)
+    pixels = F.interpolate(cells, size=size, mode="linear", align_corners=False)
     if sigma > 0:
         radius = min(math.ceil(4 * sigma), size - 1)
-        offsets = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
+        offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
         kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
         kernel /= kernel.sum()
-        for part in torch.split(maps, max(1, CHUNK_BYTES // (4 * (size + 2 * radius) ** 2))):
-            padded = F.pad(part, (radius, radius, radius, radius), mode="reflect")
-            part.copy_(F.conv2d(F.conv2d(padded, kernel[None, None, :, None]), kernel[None, None, None, :]))
-    return maps[:, 0]
+        pixels = F.conv1d(F.pad(pixels, (radius, radius), mode="reflect"), kernel[None, None])
+    return pixels[:, 0].T.contiguous()
 
 
 def pool_map(patch_scores: Tensor, *, pooling: Pooling, top_ratio: float) -> Tensor:

@@ -220,7 +220,7 @@ def _going_through(shapes: Shapes, num_photos: int, working: int) -> int:
 
 def _smoothing(size: int, num_photos: int) -> int:
     """Maps of a batch, those of the batch before, and a chunk as convolutions lay it out, 16 channels for one."""
-    return 2 * 4 * num_photos * size**2 + 20 * anomaly_map.CHUNK_BYTES
+    return 2 * 4 * num_photos * size**2
 
 
 def _selecting(num_rows: int, num_picks: int, depth: int) -> int:

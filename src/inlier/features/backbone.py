@@ -7,18 +7,22 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from inlier.features.runtime import (
+    MICRO_BATCH,
+    PRECISIONS,
+    RUNTIMES,
+    Precision,
+    Runtime,
+    Trunk,
+    feature_maps,
+    open_trunk,
+)
 from inlier.features.weights import EMBEDDED, load_weights, set_weights
-
-Precision = Literal["float32", "bfloat16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-
-MICRO_BATCH = 8
-"""Photos that pass the network together; more are no faster on a CPU, and their activations leave its caches."""
 
 
 class Backbone(nn.Module):
@@ -40,6 +44,7 @@ class Backbone(nn.Module):
         mean: What the network expects to be subtracted from red, green and blue in [0, 1].
         std: Likewise, to be divided by.
         precision: Type of numbers that ``extract`` computes with.
+        runtime: What ``extract`` computes with; where it cannot, PyTorch does.
 
     Example:
         >>> backbone = Backbone("efficientnet_lite0", layers=(3, 4))
@@ -55,6 +60,7 @@ class Backbone(nn.Module):
         layers: Sequence[int],
         weights: Path | None = None,
         precision: Precision = "float32",
+        runtime: Runtime = "torch",
         is_pretrained: bool = True,
     ) -> None:
         """Builds the network and loads its weights.
@@ -64,18 +70,22 @@ class Backbone(nn.Module):
             layers: Which stages, each once, counted from 1.
             weights: A file of weights; None: the embedded ones, or those that timm can fetch.
             precision: ``bfloat16`` is faster where the processor multiplies it; maps are off by 3 to 9 % of their norm.
+            runtime: ``openvino`` is faster on a CPU; ``torch`` runs everywhere.
             is_pretrained: False leaves the weights random, for a caller who loads them.
 
         Raises:
-            ValueError: The network is unknown, or has no such layers, or the precision is none.
+            ValueError: The network is unknown, or has no such layers, or precision or runtime are none.
             WeightsError: The weights cannot be found, or do not fit.
         """
         super().__init__()
         if precision not in PRECISIONS:
             raise ValueError(f"precision of Backbone must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+        if runtime not in RUNTIMES:
+            raise ValueError(f"runtime of Backbone must be one of {', '.join(RUNTIMES)}, got {runtime!r}.")
         self.name = name
         self.layers = check_layers(name, layers)
         self.precision: Precision = precision
+        self.runtime: Runtime = runtime
         self.network = _create_network(name, self.layers)
         self.adaptors = nn.ModuleDict()
         self.strides: tuple[int, ...] = tuple(self.network.feature_info.reduction())
@@ -84,7 +94,7 @@ class Backbone(nn.Module):
         self.std = cast("tuple[float, float, float]", tuple(settings["std"]))
         if is_pretrained:
             load_weights(name, self.network, weights=weights)
-        self._frozen: nn.Module | None = None
+        self._trunk: tuple[tuple[int, ...], Trunk] | None = None
         self.eval()
 
     @property
@@ -98,7 +108,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps of the layers: (B, 3, H, W) -> [(B, C_l, H_l, W_l)], with gradients, in float32."""
-        return self._adapted(_feature_maps(self.network, images))
+        return self._adapted(feature_maps(self.network, images))
 
     def adapt(self, adaptors: Mapping[int, nn.Conv2d]) -> Self:
         """Gives these layers these adaptors, and all others none.
@@ -122,13 +132,15 @@ class Backbone(nn.Module):
         self.adaptors = nn.ModuleDict({str(layer): adaptors[layer].to(device) for layer in sorted(adaptors)})
         return self
 
-    def select(self, layers: Sequence[int], *, precision: Precision = "float32") -> Backbone:
+    def select(
+        self, layers: Sequence[int], *, precision: Precision = "float32", runtime: Runtime = "torch"
+    ) -> Backbone:
         """Another backbone with some of these layers: the same weights and adaptors, and none of them shared.
 
         Raises:
             ValueError: There are no such layers.
         """
-        chosen = Backbone(self.name, layers=layers, precision=precision, is_pretrained=False)
+        chosen = Backbone(self.name, layers=layers, precision=precision, runtime=runtime, is_pretrained=False)
         beyond = [layer for layer in chosen.layers if layer not in self.layers]
         if beyond:
             raise ValueError(f"layers of this {self.name} must be among {list(self.layers)}, got {list(layers)}.")
@@ -139,7 +151,7 @@ class Backbone(nn.Module):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Takes another one's tensors, and adaptors of whatever width it has."""
         self.adapt(_adaptors_of(state_dict))
-        self._frozen = None
+        self._trunk = None
         return super().load_state_dict(state_dict, strict, assign)
 
     def check_image_size(self, size: int) -> None:
@@ -171,24 +183,19 @@ class Backbone(nn.Module):
         Returns:
             Layer -> shape (B, C_l, h_l, w_l), float32, on the processor where detectors work.
         """
-        network = self._frozen_network()
-        first = next(network.parameters())
-        chunks = (
-            chunk.to(first.device, first.dtype).contiguous(memory_format=torch.channels_last)
-            for chunk in torch.split(images, MICRO_BATCH)
-        )
-        parts = [self._adapted(_feature_maps(network, chunk)) for chunk in chunks]
-        maps = (torch.cat([part.cpu().float().contiguous() for part in layer]) for layer in zip(*parts, strict=True))
+        trunk = self._open_trunk(images)
+        parts = [self._adapted(trunk(chunk)) for chunk in torch.split(images, MICRO_BATCH)]
+        maps = (torch.cat([part.cpu().float() for part in layer]) for layer in zip(*parts, strict=True))
         return dict(zip(self.layers, maps, strict=True))
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._frozen = None  # moved to another device, or of another type
+        self._trunk = None  # moved to another device, or of another type
         super()._apply(function, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def train(self, mode: bool = True) -> Self:
         """Switches training on or off; trained weights make ``extract`` begin anew."""
-        self._frozen = None
+        self._trunk = None
         return super().train(mode)
 
     def _adapted(self, maps: list[Tensor]) -> list[Tensor]:
@@ -202,22 +209,13 @@ class Backbone(nn.Module):
             for adaptor, features in zip(adaptors, maps, strict=True)
         ]
 
-    def _frozen_network(self) -> nn.Module:
-        """A copy of the network in ``precision`` and channels_last, made when it is first needed."""
-        if self._frozen is None:
-            network = copy.deepcopy(self.network).eval().requires_grad_(False)
-            network = network.to(getattr(torch, self.precision)).to(memory_format=torch.channels_last)
-            object.__setattr__(self, "_frozen", network)  # no submodule: it is not saved, nor trained
-        assert self._frozen is not None  # for the type checker
-        return self._frozen
-
-
-def best_precision(device: str) -> Precision:
-    """bfloat16 where the processor multiplies it natively, else float32."""
-    if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not public; absent in some versions
-    return "bfloat16" if probe is not None and probe() else "float32"
+    def _open_trunk(self, images: Tensor) -> Trunk:
+        """The network as ``extract`` runs it, for photos of this size; made when it is first needed."""
+        size = tuple(images.shape[2:])
+        if self._trunk is None or self._trunk[0] != size:
+            trunk, _ = open_trunk(self.network, images, runtime=self.runtime, precision=self.precision)
+            self._trunk = size, trunk
+        return self._trunk[1]
 
 
 def check_layers(owner: str, layers: Sequence[int]) -> tuple[int, ...]:
@@ -291,10 +289,3 @@ def _adaptors_of(state: Mapping[str, Tensor]) -> dict[int, nn.Conv2d]:
             has_bias = f"adaptors.{found[1]}.bias" in state
             adaptors[int(found[1])] = nn.Conv2d(tensor.shape[1], tensor.shape[0], kernel_size=1, bias=has_bias)
     return adaptors
-
-
-def _feature_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
-    """The network's maps, (B, C, h, w) each; some transformers order them (B, h, w, C)."""
-    maps: list[Tensor] = network(images)
-    is_channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
-    return [features.permute(0, 3, 1, 2) for features in maps] if is_channels_last else maps

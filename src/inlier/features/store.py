@@ -185,8 +185,15 @@ def features_key(backbone: Backbone, *, size: int, digests: Sequence[str], views
 
 
 def identify_backbone(backbone: Backbone) -> str:
-    """SHA-256 of a backbone's layers, precision and weights, in hexadecimal: equal ones give equal features."""
-    about = [backbone.name, list(backbone.layers), backbone.precision, list(backbone.mean), list(backbone.std)]
+    """SHA-256 of a backbone's weights and how it is run, in hexadecimal: equal ones give equal features."""
+    about: list[Any] = [
+        backbone.name,
+        list(backbone.layers),
+        backbone.precision,
+        backbone.runtime,
+        list(backbone.mean),
+        list(backbone.std),
+    ]
     digest = hashlib.sha256(json.dumps(about).encode())
     for name, tensor in sorted(backbone.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())

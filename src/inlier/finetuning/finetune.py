@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from inlier.data.squares import Squares
-from inlier.features.backbone import Backbone, Precision
+from inlier.features.backbone import Backbone
+from inlier.features.runtime import Precision
 from inlier.finetuning.batches import ViewBatch, ViewMaker, divide, fitting, share
 from inlier.finetuning.collapse import Watch
 from inlier.finetuning.parallel import gather, num_ranks, rank, sum_gradients

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from inlier.features.backbone import MICRO_BATCH, Backbone, Precision, best_precision
+from inlier.features.backbone import Backbone
+from inlier.features.runtime import MICRO_BATCH, Precision, best_precision
 
 Embed = Callable[[Tensor], dict[int, Tensor]]
 """Images, shape (N, 3, S, S) -> layer -> map, shape (N, C_l, h_l, w_l), float32."""

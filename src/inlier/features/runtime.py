@@ -1,0 +1,163 @@
+"""The frozen network as something to call: through OpenVINO where that is faster, else through PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+Runtime = Literal["openvino", "torch"]
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+
+MICRO_BATCH = 8
+"""Photos that pass the network together; more are no faster on a CPU, and their activations leave its caches."""
+
+TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 0.15}
+"""How far a layer's map may be from PyTorch's in float32, as a share of its norm, before a runtime is not used."""
+
+Trunk = Callable[[Tensor], list[Tensor]]
+"""Normalised photos, float32, shape (B, 3, H, W) -> a map of each layer, float32, shape (B, C, h, w), on the CPU."""
+
+
+def best_precision(device: str) -> Precision:
+    """bfloat16 where the processor multiplies it natively, else float32."""
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not public; absent in some versions
+    return "bfloat16" if probe is not None and probe() else "float32"
+
+
+def best_runtime(device: str) -> Runtime:
+    """OpenVINO on a CPU, where it is installed, as ``benchmarks/runtime.py`` measures; else PyTorch."""
+    return "openvino" if device == "cpu" and has_openvino() else "torch"
+
+
+def has_openvino() -> bool:
+    """Whether OpenVINO is installed."""
+    return "openvino" in sys.modules or importlib.util.find_spec("openvino") is not None
+
+
+def open_trunk(network: nn.Module, example: Tensor, *, runtime: Runtime, precision: Precision) -> tuple[Trunk, Runtime]:
+    """The network in a runtime, for photos of one size.
+
+    What OpenVINO makes of the network is compared with PyTorch in float32. Where it cannot take the network, is too
+    far off, or is not installed, PyTorch computes the features.
+
+    Args:
+        network: Gives feature maps; left as it is.
+        example: Photos of the size that will come, shape (B, 3, H, W).
+        runtime: The one wanted.
+        precision: Type of numbers to compute with.
+
+    Returns:
+        The network, and the runtime that it is in.
+    """
+    device = next(network.parameters()).device
+    if runtime == "openvino" and device.type == "cpu" and has_openvino():
+        size = (int(example.shape[-2]), int(example.shape[-1]))
+        trunk = _in_openvino(network, size, precision)
+        if trunk is not None and _is_close(trunk, network, size, TOLERANCES[precision]):
+            return trunk, "openvino"
+    return _in_torch(network, precision), "torch"
+
+
+def feature_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """The network's maps, (B, C, h, w) each; some transformers order them (B, h, w, C)."""
+    maps: list[Tensor] = network(images)
+    is_channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+    return [features.permute(0, 3, 1, 2) for features in maps] if is_channels_last else maps
+
+
+def _in_torch(network: nn.Module, precision: Precision) -> Trunk:
+    """A copy in this precision and channels_last, where the network is."""
+    frozen = copy.deepcopy(network).eval().requires_grad_(False)
+    frozen = frozen.to(getattr(torch, precision)).to(memory_format=torch.channels_last)
+    first = next(frozen.parameters())
+
+    def extract(images: Tensor) -> list[Tensor]:
+        photos = images.to(first.device, first.dtype).contiguous(memory_format=torch.channels_last)
+        return [features.cpu().float().contiguous() for features in feature_maps(frozen, photos)]
+
+    return extract
+
+
+class _Traceable(nn.Module):
+    """A network whose maps are a tuple of tensors in one order, as tracing wants it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(feature_maps(self.network, images))
+
+
+def _in_openvino(network: nn.Module, size: tuple[int, int], precision: Precision) -> Trunk | None:
+    """The network compiled for this processor; None if OpenVINO cannot take it."""
+    openvino = _import_openvino()
+    frontend: Any = importlib.import_module("openvino.frontend")
+    decoder: Any = importlib.import_module("openvino.frontend.pytorch.ts_decoder")
+    blank = torch.zeros(1, 3, *size)
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")  # tracing is deprecated, and warns of constants that stay constants here
+            trace: Any = torch.jit.trace
+            traced = trace(_Traceable(network).eval(), blank, check_trace=False, strict=False)
+            reader = frontend.FrontEndManager().load_by_framework("pytorch")
+            decoded = decoder.TorchScriptPythonDecoder(traced, example_input=blank)  # must live until it is converted
+            graph = reader.convert(reader.load(decoded))
+        graph.reshape([-1, 3, *size])
+        request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
+    except Exception:  # a converter written in C++ raises whatever it likes; PyTorch can do all that it can
+        return None
+    num_layers = len(graph.outputs)
+
+    def extract(images: Tensor) -> list[Tensor]:
+        request.infer([images.contiguous().numpy()], share_inputs=True)
+        return [torch.from_numpy(request.get_output_tensor(place).data.copy()) for place in range(num_layers)]
+
+    return extract
+
+
+def _import_openvino() -> Any:
+    """OpenVINO, without the module through which importing it would tell its maker of that."""
+    missing = object()
+    before = sys.modules.get("openvino_telemetry", missing)
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as if it were not installed
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        if before is missing:
+            del sys.modules["openvino_telemetry"]
+        else:
+            sys.modules["openvino_telemetry"] = before  # type: ignore[assignment]
+
+
+def _is_close(trunk: Trunk, network: nn.Module, size: tuple[int, int], tolerance: float) -> bool:
+    """Whether a trunk gives the network's maps for pictures with coarse and fine structure."""
+    generator = torch.Generator().manual_seed(0)
+    coarse, fine = torch.randn(2, 3, 7, 7, generator=generator), torch.randn(2, 3, *size, generator=generator)
+    pictures = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False) + 0.1 * fine
+    with torch.inference_mode():
+        wanted = feature_maps(network, pictures)
+        given = trunk(pictures)
+    return all(
+        theirs.shape == ours.shape and bool((theirs - ours).norm() <= tolerance * ours.norm())
+        for theirs, ours in zip(given, wanted, strict=True)
+    )
