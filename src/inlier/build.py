@@ -69,8 +69,8 @@ _SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
 }
 """Sections that name no single constructor: keyword -> type and default. ``combined`` joins by default one detector
 that sees places and two that see the whole; the fastest precision and runtime, and how many altered copies few photos
-need, are decided when they are known. What ``adapted`` says is not for the user to set: ``resolve`` writes it, and only where
-the backbone is one."""
+need, are decided when they are known. What ``adapted`` says is not for the user to set: ``resolve`` writes it, and only
+where the backbone is one."""
 
 _BESIDE: dict[str, Callable[..., Any]] = {"components": Components}
 """Sections that name what stands beside the detector."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from inlier.build import build_detector, parse_bytes
 from inlier.config import Config, merge
-from inlier.detectors import anomaly_map, coreset, moments, neighbors
+from inlier.detectors import coreset, moments, neighbors
 from inlier.detectors.baselines import Baseline
 from inlier.detectors.combined import Combined
 from inlier.detectors.patchcore import ROW_BYTES, PatchCore
