@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-_SMALL = 3
-"""Cells up to which a square is averaged at once."""
 
 
 def embed_patches(maps: Sequence[Tensor], *, patch_size: int, is_cosine: bool, width: int = 0) -> Tensor:
@@ -16,7 +15,8 @@ def embed_patches(maps: Sequence[Tensor], *, patch_size: int, is_cosine: bool, w
 
     Each map is averaged over ``patch_size`` x ``patch_size`` cells at stride 1 (f_agg of the paper's eq. 2; cells
     outside the photo do not count, where the authors' code pads with zeros and so makes every border look odd),
-    brought to the finest map's size by bilinear interpolation (eq. 3), and joined.
+    brought to the finest map's size by bilinear interpolation (eq. 3), and joined. Averaging and interpolation are
+    linear, and the same along rows and columns, so that a map is multiplied by one matrix on either side.
 
     With ``is_cosine`` each map's part has unit length. Its length mostly tells contrast and exposure, which in
     hand-held photos change with every shot, and its direction tells what is there; the Euclidean distance of two
@@ -40,20 +40,28 @@ def embed_patches(maps: Sequence[Tensor], *, patch_size: int, is_cosine: bool, w
         joined = maps[0].new_empty(rows, columns, depth) if is_reduced else patches[photo]
         first = 0
         for features in maps:
-            local = _average(features[photo][None], patch_size)
-            if local.shape[-2:] != (rows, columns):
-                local = F.interpolate(local, size=(rows, columns), mode="bilinear", align_corners=False)
-            last = first + local.shape[1]
-            joined[:, :, first:last] = (F.normalize(local, dim=1) if is_cosine else local)[0].permute(1, 2, 0)
+            last = first + features.shape[1]
+            local = _local(features[photo], rows, columns, patch_size)
+            joined[:, :, first:last] = F.normalize(local, dim=2) if is_cosine else local
             first = last
         if is_reduced:
             patches[photo] = F.adaptive_avg_pool1d(joined, width)
     return patches
 
 
-def _average(features: Tensor, size: int) -> Tensor:
-    """Means over ``size`` x ``size`` cells, of those inside; of many along rows, then columns, which is less work."""
-    if size <= _SMALL:
-        return F.avg_pool2d(features, size, 1, size // 2, count_include_pad=False)
-    along = F.avg_pool2d(features, (1, size), 1, (0, size // 2), count_include_pad=False)
-    return F.avg_pool2d(along, (size, 1), 1, (size // 2, 0), count_include_pad=False)
+def _local(features: Tensor, rows: int, columns: int, patch_size: int) -> Tensor:
+    """A photo's map (C, h, w), averaged over neighbourhoods and enlarged: shape (rows, columns, C)."""
+    _, height, width = features.shape
+    down, along = (_weights(*of, patch_size).to(features.device) for of in ((height, rows), (width, columns)))
+    cells = features.float().permute(1, 2, 0)  # (h, w, C)
+    return along @ (down @ cells.reshape(height, -1)).view(rows, width, -1)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for whoever asks next, who may want gradients
+def _weights(num_cells: int, num_wanted: int, patch_size: int) -> Tensor:
+    """What each cell along one side of a map gives to each cell of the finest one: shape (num_wanted, num_cells)."""
+    cells = torch.eye(num_cells)[:, None]  # one cell after the other, (num_cells, 1, num_cells)
+    means = F.avg_pool1d(cells, patch_size, 1, patch_size // 2, count_include_pad=False)
+    wanted = means if num_wanted == num_cells else F.interpolate(means, num_wanted, mode="linear", align_corners=False)
+    return wanted[:, 0].T.contiguous()
