@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inlier import findings
-from inlier.data.images import decode, open_image, read_image
+from inlier.data.images import decode, open_file, open_image, read_image
 from inlier.data.intake.hashing import perceptual_hashes
 from inlier.data.intake.quality import measure_quality, quality_flags
 from inlier.data.intake.similarity import Pairs, clusters, find_pairs, thumbnail
@@ -117,7 +117,7 @@ def diagnose(
         *findings.torn_groups(photos),
         *findings.few_photos(photos, false_alarm_rate=false_alarm_rate),
     ]
-    unique = list({os.path.normpath(photo.path): photo for photo in reversed(photos)}.values())[::-1]
+    unique = list({os.path.normpath(str(photo.path)): photo for photo in reversed(photos)}.values())[::-1]
     looks, unreadable = _look_at_all(unique, embedder, workers, progress("Reading photos", len(unique)))
     found += findings.unreadable(unreadable, [(look.photo, look.mask_error) for look in looks if look.mask_error])
     found += findings.mismatched_masks([(look.photo, look.mask_fault) for look in looks])
@@ -264,12 +264,12 @@ def _look_ahead(photos: Sequence[Photo], workers: int) -> Generator[_Seen | _Unr
 
 def _look(photo: Photo, keeps_thumbnail: bool) -> _Seen | _Unreadable:
     try:
-        with open_image(photo.path) as file:
+        with open_file(photo.path) as stream, open_image(stream) as file:
             stored = file.size
             pixels = np.array(decode(file, min_side=_SQUARE.size))
-            with photo.path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").digest()
-                num_bytes = stream.tell()
+            stream.seek(0)
+            digest = hashlib.file_digest(stream, "sha256").digest()  # type: ignore[arg-type]
+            num_bytes = stream.tell()
     except ImageReadError as error:
         return photo, str(error)
     is_turned = (stored[0] > stored[1]) != (pixels.shape[1] > pixels.shape[0])  # only reduced pixels are upright

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from inlier.data.images import read_mask
 from inlier.data.manifest import Manifest, Photo, Split
+from inlier.data.remote import exists
 from inlier.data.statistics import photo_statistics
 from inlier.data.tables import first_five
 from inlier.decision.figures import ScoreAxis, write_evaluation
@@ -352,7 +353,7 @@ def label_of(photo: Photo) -> str:
 
 def check_masks(photos: Sequence[Photo]) -> None:
     """Raises ManifestError if masks are missing, before the photos are scored."""
-    missing = [as_text(photo.mask) for photo in photos if photo.mask is not None and not photo.mask.is_file()]
+    missing = [as_text(photo.mask) for photo in photos if photo.mask is not None and not exists(photo.mask)]
     if missing:
         raise ManifestError(f"These masks are missing: {first_five(missing)}.")
 

@@ -78,7 +78,7 @@ def repeated_paths(photos: Sequence[Photo]) -> list[Finding]:
     """Photos that stand in more than one row; a leak where the rows are of different splits."""
     rows: defaultdict[str, list[Photo]] = defaultdict(list)
     for photo in photos:
-        rows[os.path.normpath(photo.path)].append(photo)
+        rows[os.path.normpath(str(photo.path))].append(photo)
     repeated = [[Case(photo) for photo in of] for of in rows.values() if len(of) > 1]
     return _by_split("repeated-path", repeated, "{} listed more than once", "path", alone="warning")
 

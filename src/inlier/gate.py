@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from inlier.copies import STRIDE
 from inlier.data.manifest import Manifest, Photo
+from inlier.data.remote import Location
 from inlier.decision.compare import LEVEL, compare_aurocs
 from inlier.decision.intervals import MIN_GROUPS, Interval, group_index, mean_interval, num_effective_groups
 from inlier.decision.metrics import image_auroc, within_folds
@@ -241,7 +241,7 @@ def _auroc_of_copies(scores: NDArray[np.float32], folds: NDArray[np.int64]) -> f
     return within_folds(image_auroc, scores.ravel(), is_copy, np.repeat(folds, STRIDE))
 
 
-def _num_known(photos: Sequence[Photo], adapted_to: Collection[Path]) -> int:
+def _num_known(photos: Sequence[Photo], adapted_to: Collection[Location]) -> int:
     return sum(photo.path in adapted_to for photo in photos)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from inlier.config import Config
 from inlier.data.manifest import Manifest, Photo
+from inlier.data.remote import Location
 from inlier.decision.embedding_map import Field, Panel, write_embedding_map
 from inlier.decision.intervals import Interval, mean_interval
 from inlier.embedding import MAX_THUMBNAILS, Embedder, embed_all
@@ -255,12 +256,20 @@ def _check_options(data: Manifest, model: Model | None, color: str | None, perpl
         raise ConfigError(f"Points cannot be coloured by {color}, for the data say nothing of it; take --color split.")
 
 
+def _names(paths: Sequence[Location]) -> tuple[str, list[str]]:
+    """The folder that holds all photos, and the name of each below it; whole URLs, if there is one."""
+    local = [os.path.abspath(path) for path in paths if isinstance(path, Path)]
+    if len(local) < len(paths):
+        return "", [as_text(path) for path in paths]
+    folder = os.path.commonpath([os.path.dirname(path) for path in local])
+    return as_text(os.path.join(folder, "")), [as_text(os.path.relpath(path, folder)) for path in local]
+
+
 def _write(
     drawn: EmbeddingMap, out: Path, fields: Sequence[Field], *, color: str | None, title: str, thumbnails: list[bytes]
 ) -> None:
     metrics = drawn.metrics
-    folder = os.path.commonpath([os.path.dirname(os.path.abspath(photo.path)) for photo in drawn.photos])
-    root = as_text(os.path.join(folder, ""))
+    root, names = _names([photo.path for photo in drawn.photos])
     telling = next((field.key for field in fields if len(set(field.values)) > 1), None)
     perplexity = metrics["perplexity"]
     facts = {
@@ -278,7 +287,7 @@ def _write(
             panels=[_panel(of, places) for of, places in zip(metrics["backbones"], drawn.places, strict=True)],
             fields=fields,
             root=root,
-            names=[as_text(os.path.relpath(os.path.abspath(photo.path), folder)) for photo in drawn.photos],
+            names=names,
             thumbnails=thumbnails,
             color=color or telling,
             num_neighbors=NUM_NEIGHBORS,

@@ -43,7 +43,7 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def as_text(path: Path | str) -> str:
+def as_text(path: object) -> str:
     r"""A path or name as valid text; what is no UTF-8 in a file's name is shown as an escape such as ``\udcfc``."""
     return str(path).encode("utf-8", errors="backslashreplace").decode("utf-8")
 

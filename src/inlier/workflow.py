@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from inlier.build import backbone_facts, build_backbone, build_components, build
 from inlier.config import Config
 from inlier.data.loader import Batch, load_batches
 from inlier.data.manifest import Manifest, Photo
+from inlier.data.remote import real_path
 from inlier.data.transforms import Transform
 from inlier.data.views import View, hand_held_views
 from inlier.detectors.components import component_names
@@ -222,8 +222,8 @@ def _background_photos(background: Manifest | None, data: Manifest, config: Conf
     detector = config["fit"]["detector"]
     if not any("background_photos" in section for section in config.values()):
         raise ConfigError(f"{detector} takes no notice of a background; combined and photo-neighbors do.")
-    known = {os.path.realpath(photo.path) for photo in data.photos}
-    photos = [p for p in background.photos if p.split != "test" and os.path.realpath(p.path) not in known]
+    known = {real_path(photo.path) for photo in data.photos}
+    photos = [p for p in background.photos if p.split != "test" and real_path(p.path) not in known]
     if not photos:
         raise ManifestError("The background has no photos outside the split test that the data do not hold too.")
     photos.sort(key=lambda photo: str(photo.path))

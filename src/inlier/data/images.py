@@ -1,4 +1,4 @@
-"""Path -> uint8 RGB, shape (H, W, 3): the only place that decodes files.
+"""Path or URL -> uint8 RGB, shape (H, W, 3): the only place that decodes files.
 
 Whatever a file holds, the outcome is a picture or an ``ImageReadError`` whose message is the bare reason
 ("the file is empty"), to be shown beside the path. The first bytes choose Pillow's reader: ``Image.open``
@@ -8,6 +8,7 @@ only for all threads at once.
 
 from __future__ import annotations
 
+import io
 import re
 import stat
 import struct
@@ -34,6 +35,7 @@ from PIL import (
 from PIL.ImageFile import ImageFile
 
 from inlier.data.modes import is_deep, to_rgb
+from inlier.data.remote import Location, RemotePath
 from inlier.errors import ImageReadError
 
 MIN_SIDE = 16
@@ -44,6 +46,9 @@ MAX_PIXELS = 178_956_970
 
 LARGE_PIXELS = MAX_PIXELS // 2
 """Pixels above which photos are decoded one at a time, whatever the number of threads."""
+
+MAX_FETCHED_BYTES = 256 << 20
+"""Size above which a remote photo is refused before it is fetched: it is held in memory."""
 
 UNDECODABLE = (
     OSError,  # cut short, or a codec gave up; includes UnidentifiedImageError
@@ -78,14 +83,14 @@ _UPRIGHT = {
 """EXIF orientation -> what puts the picture upright (CIPA DC-008, tag 274)."""
 
 
-def read_image(path: Path, *, min_side: int | None = None) -> NDArray[np.uint8]:
+def read_image(path: Location, *, min_side: int | None = None) -> NDArray[np.uint8]:
     """The photo at a path, upright, in RGB.
 
     Of animations and multi-page files the first picture counts. ``modes.to_rgb`` says how others than RGB are
     shown.
 
     Args:
-        path: A regular file, or a link to one.
+        path: A regular file, or a link to one, or a remote photo.
         min_side: If given, the photo is reduced by the largest power of two that leaves this many pixels on
             both sides, a JPEG up to 8 times by its decoder: 12 megapixels take a fifth of the time, and
             resized to 224 px differ by 0.3 of 255 on average. Never enlarged.
@@ -128,7 +133,7 @@ def decode(file: ImageFile, *, min_side: int | None = None, longest_side: int | 
     return _turn_upright(image, orientation(file))
 
 
-def read_mask(source: Path | BinaryIO, *, size: tuple[int, int]) -> NDArray[np.bool_]:
+def read_mask(source: Location | BinaryIO, *, size: tuple[int, int]) -> NDArray[np.bool_]:
     """The defect mask in a file: True where any colour is > 0 and not transparent.
 
     Where the file is larger than asked, a pixel is a defect if any pixel that falls into it is, so that none
@@ -162,7 +167,7 @@ def read_mask(source: Path | BinaryIO, *, size: tuple[int, int]) -> NDArray[np.b
 
 
 @contextmanager
-def open_image(source: Path | BinaryIO) -> Iterator[ImageFile]:
+def open_image(source: Location | BinaryIO) -> Iterator[ImageFile]:
     """A photo with its header read and its size checked; what fails inside the block is an ImageReadError too.
 
     Args:
@@ -171,11 +176,9 @@ def open_image(source: Path | BinaryIO) -> Iterator[ImageFile]:
     Raises:
         ImageReadError: As for ``read_image``.
     """
-    if isinstance(source, Path):
-        check_file(source)
     try:
         with (
-            source.open("rb") if isinstance(source, Path) else nullcontext(source) as stream,
+            open_file(source) if isinstance(source, Path | RemotePath) else nullcontext(source) as stream,
             _read_header(stream) as file,
         ):
             width, height = file.size
@@ -192,13 +195,34 @@ def open_image(source: Path | BinaryIO) -> Iterator[ImageFile]:
                 ):  # swaps the filters of all threads: hence, too, the lock
                     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                     yield file
-    except PermissionError as error:
-        raise ImageReadError("no permission to read the file") from error
     except UNDECODABLE as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         is_truncated = "truncated" in reason.lower()
         reason = "truncated: the file ends before the picture does" if is_truncated else f"damaged: {reason}"
         raise ImageReadError(reason) from error
+
+
+def open_file(path: Location) -> BinaryIO:
+    """The bytes of a photo or mask, to be closed; those of a remote one lie in memory, fetched by one request.
+
+    Raises:
+        ImageReadError: There is no such file, it is no regular file, too large to fetch, or cannot be read.
+    """
+    try:
+        if isinstance(path, RemotePath):
+            content = path.read_bytes(max_bytes=MAX_FETCHED_BYTES)
+            if not content:
+                raise ImageReadError("the file is empty")
+            return io.BytesIO(content)
+        check_file(path)
+        return path.open("rb")
+    except PermissionError as error:
+        is_local = isinstance(path, Path)
+        raise ImageReadError("no permission to read the file" if is_local else str(error)) from error
+    except OSError as error:
+        raise ImageReadError(
+            f"the file cannot be opened: {error.strerror}" if error.strerror else str(error)
+        ) from error
 
 
 def check_file(path: Path) -> None:

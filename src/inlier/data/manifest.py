@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal, Self, cast
 
-from inlier.data.layouts import SPLITS, read_folder
+from inlier.data.layouts import SPLITS, read_folder, read_remote_folder, select_photos
+from inlier.data.remote import Location, RemotePath, find_objects, is_url, locate, look_up, look_up_all, parse_url
 from inlier.data.tables import TABLE_SUFFIXES, first_five, read_table
 from inlier.errors import ManifestError
 
@@ -36,11 +38,11 @@ class Photo:
         group: Photos of one part (or vessel, or visit) share a group; "" if the photo stands alone.
     """
 
-    path: Path
+    path: Location
     split: Split
     label: str = ""
     is_anomalous: bool | None = None
-    mask: Path | None = None
+    mask: Location | None = None
     group: str = ""
 
 
@@ -72,7 +74,8 @@ class Manifest:
 
         DATA is a manifest (``.csv`` or ``.parquet``), a folder that holds ``manifest.parquet`` or
         ``manifest.csv`` (the former goes first), a folder with the layout ``{train,dev,test}/{label}/*`` or
-        that of MVTec AD, or any other folder of photos, which are then unlabelled and for training.
+        that of MVTec AD, or any other folder of photos, which are then unlabelled and for training. Each may be
+        a URL too, as ``Path("s3://bucket/folder")``, and so may the paths in a manifest.
 
         Args:
             data: One of these.
@@ -81,6 +84,7 @@ class Manifest:
 
         Raises:
             ManifestError: There are no photos, or what the manifest says about them cannot be used.
+            MissingExtraError: The package that reads a URL is not installed.
         """
         return cls(read_photos(data, normal=normal))
 
@@ -105,7 +109,8 @@ class Manifest:
         """SHA-256 of the rows and of the contents of photos and masks, in hexadecimal.
 
         It depends neither on where the data lie (paths count from the folder shared by all photos) nor on the
-        order of the rows, for no result may depend on that. A file that cannot be read counts as such.
+        order of the rows, for no result may depend on that. A file that cannot be read counts as such. Remote
+        files count by size and ETag, which are not what their contents would count for here.
         """
         lines = [
             json.dumps(
@@ -127,15 +132,54 @@ def read_photos(data: Path, *, normal: Sequence[str] = NORMAL_LABELS) -> tuple[P
 
     Raises:
         ManifestError: There are no photos, or what the manifest says about them cannot be used.
+        MissingExtraError: The package that reads a URL is not installed.
     """
-    if not os.path.exists(data):
-        raise ManifestError(f"{data} does not exist.")
-    root = data if data.is_dir() else data.parent
-    source = _find_table(data) if data.is_dir() else data
+    place = locate(data)
+    if isinstance(place, RemotePath):
+        return _read_remote(place, normal)
+    if not os.path.exists(place):
+        raise ManifestError(f"{place} does not exist.")
+    root = place if place.is_dir() else place.parent
+    source = _find_table(place) if place.is_dir() else place
     rows = read_folder(source) if source.is_dir() else read_table(source)
     if not rows:
         raise ManifestError(f"{source} holds no photos.")
-    return to_photos(rows, source, root, normal)
+    return _looked_up(to_photos(rows, source, root, normal))
+
+
+def _read_remote(place: RemotePath, normal: Sequence[str]) -> tuple[Photo, ...]:
+    """What ``read_photos`` does, of a URL; one listing tells of all photos below a folder."""
+    root, source, listing = place, place, []
+    if place.suffix.lower() in TABLE_SUFFIXES:
+        root = place.parent
+    else:
+        listing = find_objects(place)
+        if not listing:
+            raise ManifestError(f"{place} does not exist: there is no object below it.")
+        if listing == [place]:
+            raise ManifestError(f"{place} must be a folder of photos, or a manifest (.csv or .parquet).")
+        tables = [place.join(f"manifest{suffix}") for suffix in TABLE_SUFFIXES]
+        source = next((table for table in tables if table in listing), place)
+    if source.suffix.lower() in TABLE_SUFFIXES:
+        rows = read_table(source)
+    else:
+        rows = read_remote_folder(source, select_photos(source, listing))
+    if not rows:
+        raise ManifestError(f"{source} holds no photos.")
+    known = {path.below(root): path for path in listing}
+    return _looked_up(to_photos(rows, source, root, normal, known=known))
+
+
+def _looked_up(photos: tuple[Photo, ...]) -> tuple[Photo, ...]:
+    """The same, with size and version of those remote files that no listing told of, asked for several at once."""
+    files = [file for photo in photos for file in (photo.path, photo.mask) if isinstance(file, RemotePath)]
+    if not any(file.size is None for file in files):
+        return photos
+    known: Mapping[Location, RemotePath] = {file: file for file in look_up_all(files)}
+    return tuple(
+        replace(photo, path=known.get(photo.path, photo.path), mask=photo.mask and known.get(photo.mask, photo.mask))
+        for photo in photos
+    )
 
 
 def _find_table(folder: Path) -> Path:
@@ -144,7 +188,14 @@ def _find_table(folder: Path) -> Path:
     return next((table for table in tables if table.is_file()), folder)
 
 
-def to_photos(rows: Sequence[dict[str, str]], source: Path, root: Path, normal: Sequence[str]) -> tuple[Photo, ...]:
+def to_photos(
+    rows: Sequence[dict[str, str]],
+    source: Location,
+    root: Location,
+    normal: Sequence[str],
+    *,
+    known: Mapping[str, RemotePath] | None = None,
+) -> tuple[Photo, ...]:
     """Rows of a manifest as photos.
 
     Args:
@@ -152,6 +203,7 @@ def to_photos(rows: Sequence[dict[str, str]], source: Path, root: Path, normal: 
         source: What sentences call the manifest.
         root: Folder that its paths count from.
         normal: Labels of normal photos.
+        known: Of a remote folder what its listing told, by path below the root.
 
     Raises:
         ManifestError: A cell says what it may not.
@@ -162,22 +214,31 @@ def to_photos(rows: Sequence[dict[str, str]], source: Path, root: Path, normal: 
     if empty:
         raise ManifestError(f"path in {source} must not be empty; it is in {first_five(empty)}.")
     normal_labels = {label.casefold() for label in normal}
-    return tuple(_to_photo(row, root, normal_labels) for row in rows)
+    return tuple(_to_photo(row, root, normal_labels, known or {}) for row in rows)
 
 
-def _to_photo(row: dict[str, str], root: Path, normal_labels: Collection[str]) -> Photo:
+def _to_photo(
+    row: dict[str, str], root: Location, normal_labels: Collection[str], known: Mapping[str, RemotePath]
+) -> Photo:
     label = row.get("label", "")
     is_anomalous = _FLAGS.get(row.get("anomalous", "").lower())
     if is_anomalous is None and label:
         is_anomalous = label.casefold() not in normal_labels
     return Photo(
-        path=root / row["path"],
+        path=known.get(row["path"]) or _resolve(root, row["path"]),
         split=cast(Split, row.get("split", "").lower() or "train"),
         label=label,
         is_anomalous=is_anomalous,
-        mask=root / row["mask"] if row.get("mask") else None,
+        mask=known.get(row["mask"]) or _resolve(root, row["mask"]) if row.get("mask") else None,
         group=row.get("group", ""),
     )
+
+
+def _resolve(root: Location, cell: str) -> Location:
+    """What a path of a manifest means; only a manifest on this machine may name files of this machine."""
+    if isinstance(root, RemotePath):
+        return root.join(cell)
+    return parse_url(cell) if is_url(cell) else root / cell
 
 
 def _check_column(rows: Sequence[dict[str, str]], column: str, allowed: Collection[str], rule: str) -> None:
@@ -188,7 +249,7 @@ def _check_column(rows: Sequence[dict[str, str]], column: str, allowed: Collecti
 
 
 def _check_paths(photos: Sequence[Photo]) -> None:
-    counts = Counter(os.path.normpath(photo.path) for photo in photos)
+    counts = Counter(str(p.path) if isinstance(p.path, RemotePath) else os.path.normpath(p.path) for p in photos)
     repeated = [path for path, count in counts.items() if count > 1]
     if repeated:
         raise ManifestError(f"A photo may be listed only once, but these are repeated: {first_five(repeated)}.")
@@ -208,14 +269,31 @@ def _check_groups(photos: Sequence[Photo]) -> None:
 
 
 def _shared_names(photos: Sequence[Photo]) -> list[str]:
-    """Each photo's path below the deepest folder that holds them all, with forward slashes."""
-    paths = [os.path.abspath(photo.path) for photo in photos]
+    """Each photo's path below the deepest folder that holds them all, with forward slashes.
+
+    Where only some are remote, the folder is that of the others, and the remote ones have their URLs for names.
+    """
+    paths = [os.path.abspath(photo.path) for photo in photos if isinstance(photo.path, Path)]
     root = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
-    return [Path(path).relative_to(root).as_posix() for path in paths]
+    local = iter([Path(path).relative_to(root).as_posix() for path in paths])
+    parts = [str(photo.path).split("/") for photo in photos if isinstance(photo.path, RemotePath)]
+    folders = list(zip(*(names[:-1] for names in parts), strict=False))
+    num_shared = 0 if paths else len([*takewhile(lambda names: len(set(names)) == 1, folders)])
+    remote = iter(["/".join(names[num_shared:]) for names in parts])
+    return [next(local if isinstance(photo.path, Path) else remote) for photo in photos]
 
 
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal; "unreadable" where there is no such file, or no reading it."""
+def digest_file(path: Location) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal; "unreadable" where there is no such file, or no reading it.
+
+    A remote file is not fetched for it: its size and ETag count, or its URL, size and time of change.
+    """
+    if isinstance(path, RemotePath):
+        known = look_up(path) if path.size is None else path
+        if known.size is None:
+            return "unreadable"
+        place = "" if known.version.startswith("etag ") else known.url
+        return hashlib.sha256(f"{place}\0{known.size}\0{known.version}".encode()).hexdigest()
     try:
         if not path.is_file():  # opening a pipe would wait for a writer
             return "unreadable"

@@ -7,18 +7,23 @@ dropped. Both formats come out alike, so that what a cell may say is checked in 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
-from pathlib import Path
+from typing import BinaryIO
 
+from inlier.data.remote import Location, RemotePath
 from inlier.errors import ManifestError
 
 COLUMNS = ("path", "split", "label", "anomalous", "group", "mask")
 TABLE_SUFFIXES = (".parquet", ".csv")
 
+MAX_FETCHED_BYTES = 1 << 30
+"""Size above which a remote manifest is refused: some ten million photos."""
+
 _VERBATIM = ("path", "mask")  # a file name may begin or end with a space
 
 
-def read_table(table: Path) -> list[dict[str, str]]:
+def read_table(table: Location) -> list[dict[str, str]]:
     """Rows of a manifest file, in its order.
 
     Args:
@@ -40,9 +45,9 @@ def first_five(offenders: Sequence[str]) -> str:
     return shown if len(offenders) <= 5 else f"{shown}, … ({len(offenders)} in all)"
 
 
-def _read_csv(table: Path) -> list[dict[str, str]]:
+def _read_csv(table: Location) -> list[dict[str, str]]:
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(_open(table), encoding="utf-8-sig", newline="") as file:
             header, *lines = [cells for cells in csv.reader(file, strict=True) if cells] or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(f"{table} cannot be read as a CSV table in UTF-8: {error}.") from error
@@ -55,12 +60,12 @@ def _read_csv(table: Path) -> list[dict[str, str]]:
     return [{column: cell for column, cell in zip(names, cells, strict=False) if column in COLUMNS} for cells in lines]
 
 
-def _read_parquet(table: Path) -> list[dict[str, str]]:
+def _read_parquet(table: Location) -> list[dict[str, str]]:
     import pyarrow
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(table) as file:
+        with _open(table) as stream, parquet.ParquetFile(stream) as file:
             names = file.schema_arrow.names
             rows = file.read(columns=[name for name in names if name in COLUMNS]).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
@@ -69,7 +74,13 @@ def _read_parquet(table: Path) -> list[dict[str, str]]:
     return [{column: _text(value) for column, value in row.items()} for row in rows]
 
 
-def _check_header(table: Path, names: Sequence[str]) -> None:
+def _open(table: Location) -> BinaryIO:
+    if isinstance(table, RemotePath):
+        return io.BytesIO(table.read_bytes(max_bytes=MAX_FETCHED_BYTES))
+    return table.open("rb")
+
+
+def _check_header(table: Location, names: Sequence[str]) -> None:
     if "path" not in names:
         found = ", ".join(names) or "none"
         raise ManifestError(f"{table} needs a column named path; its columns: {found}.")

@@ -22,6 +22,7 @@ from inlier.data.intake.listings import Row, read_listing
 from inlier.data.intake.trees import DiskTree, Folder, MemberTree, Seen, is_below
 from inlier.data.layouts import MASKS, PHOTO_SUFFIXES, SPLITS
 from inlier.data.manifest import NORMAL_LABELS
+from inlier.data.remote import RemotePath, locate
 from inlier.data.tables import TABLE_SUFFIXES
 from inlier.errors import ImageReadError, ManifestError
 from inlier.outputs import as_text
@@ -98,6 +99,10 @@ def find_sources(
         ManifestError: A path does not exist; before anything is yielded.
     """
     for path in paths:
+        if isinstance(found := locate(path), RemotePath):
+            raise ManifestError(
+                f"{found} is remote, and ingest reads local files: copy it first, or give the URL to fit or inspect."
+            )
         if not os.path.exists(path):
             raise ManifestError(f"{as_text(str(path))} does not exist.")
     seen = Seen(os.path.realpath(skip) if skip is not None else "")
