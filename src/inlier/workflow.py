@@ -159,7 +159,8 @@ def inspect_photos(
         batch_size: Photos that are scored together; it changes no score.
         workers: Threads that decode.
     """
-    batches = load_batches(photos, model.transform, batch_size=batch_size, workers=workers)
+    ahead = workers if len(photos) > 1 else 0  # one photo alone is decoded sooner than a thread begins
+    batches = load_batches(photos, model.transform, batch_size=batch_size, workers=ahead)
     for number, batch in enumerate(batches):
         outcomes = _inspect_batch(model, batch)
         for photo in photos[number * batch_size : (number + 1) * batch_size]:

@@ -11,7 +11,6 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 from torch import Tensor
 
 from inlier.data.splits import group_folds
@@ -202,6 +201,8 @@ def _temperature(likelihood: Tensor, truth: Tensor) -> Tensor:
     if not len(truth):
         return torch.ones(1)
     likelihood = likelihood.double()
+
+    from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]  # only who fits waits for it
 
     def surprise(log_temperature: float) -> float:
         return float(torch.nn.functional.cross_entropy(likelihood / math.exp(log_temperature), truth))
