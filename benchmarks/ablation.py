@@ -42,9 +42,9 @@ from inlier.detectors.neighbors import nearest_rows
 from inlier.detectors.patchcore import Distance, PatchCore
 from inlier.detectors.reverse_distillation import ReverseDistillation
 from inlier.features.backbone import Backbone
-from inlier.features.runtime import best_precision
 from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.features.patches import embed_patches
+from inlier.features.runtime import best_precision
 from inlier.model import package_versions
 
 matplotlib.use("svg")

@@ -11,8 +11,8 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "inlier"
 LAYERS = (  # folder and files, from low to high; a new file takes its place here
-    ("", "errors records config outputs"),
-    ("data.", "modes images tables layouts manifest splits transforms loader statistics views cutpaste squares"),
+    ("", "errors records config outputs sharing processes scale"),
+    ("data.", "modes remote images tables layouts manifest splits transforms loader statistics views cutpaste squares"),
     (
         "data.intake.",
         "hashing similarity archives trees listings sources metadata quality grouping settings linking workers "
@@ -39,15 +39,19 @@ LAYERS = (  # folder and files, from low to high; a new file takes its place her
     ),
     (
         "",
-        "folders adapted build model fitting reading workflow copies selection inspection evaluation cross_validation "
-        "comparison embedding mapping findings diagnosis downstream gate objectives adaptation demonstration",
+        "folders adapted build model fitting reading workflow updating sharding copies selection parts inspection "
+        "evaluation cross_validation comparison embedding mapping findings diagnosis downstream gate objectives "
+        "adaptation demonstration",
     ),
     (
         "experiments.",
         "run results runs served tracking workers spaces memory tuning_storage tuning outcome judging "
         "detector_search backbone_search search_report search study_plan study_jobs study_tables study_pictures study",
     ),
-    ("cli.", "options ingesting detecting finetuning comparing mapping doctor tracking tuning studying demo main"),
+    (
+        "cli.",
+        "options updating ingesting detecting finetuning comparing mapping doctor tracking tuning studying demo main",
+    ),
     ("", "__main__"),
 )
 PLACES = {folder + n: (i, j) for i, (folder, names) in enumerate(LAYERS) for j, n in enumerate(names.split())}

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,19 @@ from typing import Any
 import numpy as np
 import pillow_heif
 import pyarrow as pa
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from inlier import inspection as module
+from inlier import parts
 from inlier.data.layouts import find_photos
 from inlier.data.manifest import Manifest, Photo
-from inlier.errors import InlierError
-from inlier.inspection import inspect_to_folder
+from inlier.errors import InlierError, ManifestError
+from inlier.inspection import inspect_to_folder, photos_named
 from inlier.model import Model
+from inlier.scale import Workers
 
 COLUMNS = {
     "path": pa.string(),
@@ -200,20 +204,70 @@ def test_an_interrupted_inspection_goes_on_and_ends_alike(
     photos = [*data.photos, Photo(tmp_path / "none.jpg", "test")] * 2
     photos = photos[:46]
     inspect_to_folder(model, photos, tmp_path / "whole")
-    inspect_photos = module.inspect_photos
+    inspect_photos = parts.inspect_photos
 
     def stop(*arguments: Any, **options: Any) -> Iterator[Any]:
         yield from itertools.islice(inspect_photos(*arguments, **options), num_done)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "inspect_photos", stop)
+        patch.setattr(parts, "inspect_photos", stop)
         with pytest.raises(Killed):
             inspect_to_folder(model, photos, tmp_path / "stopped")
     assert not (tmp_path / "stopped" / "report.html").exists()
     result = inspect_to_folder(model, photos, tmp_path / "stopped")
     assert result.num_scored == 46 - 16 * (num_done // 16)
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_processes_give_the_same_and_go_on_with_what_another_run_left(
+    model: Model, data: Manifest, tmp_path: Path
+) -> None:
+    photos = [*data.photos, Photo(tmp_path / "none.jpg", "test")]
+    inspect_to_folder(model, photos, tmp_path / "here", heatmaps="all")
+    steps: list[int] = []
+    shared = inspect_to_folder(
+        model, photos, tmp_path / "shared", heatmaps="all", on=Workers(2), progress=lambda task, total: steps.append
+    )
+    assert shared.num_scored == sum(steps) == len(photos) and max(steps) == 16
+    assert contents(tmp_path / "shared") == contents(tmp_path / "here")
+    shutil.copytree(tmp_path / "here", tmp_path / "cut")
+    (tmp_path / "cut" / "report.html").unlink()  # as if one part had been written, and then no more
+    (tmp_path / "cut" / ".inspection").mkdir()
+    pieces = [module._piece(photos, number) for number in (1,)]
+    (part,) = parts.inspect_pieces(model, pieces, heatmaps="all", workers=0)
+    module._keep(part, tmp_path / "cut")
+    rest = inspect_to_folder(model, photos, tmp_path / "cut", heatmaps="all", on=Workers(2))
+    assert rest.num_scored == len(photos) - 16
+    assert contents(tmp_path / "cut") == contents(tmp_path / "here")
+
+
+def test_a_photo_that_a_worker_does_not_find_is_not_called_unreadable(data: Manifest, tmp_path: Path) -> None:
+    table, path = pa.table({"path": ["a"]}), data.photos[0].path
+    assert isinstance(path, Path)
+    module._check_seen(parts.Part(0, table, (), (tmp_path / "gone.jpg",)))
+    with pytest.raises(
+        InlierError, match=r"0000\.jpg is there, but not for the worker that was to inspect it: all nodes"
+    ):
+        module._check_seen(parts.Part(0, table, (), (tmp_path / "gone.jpg", path)))
+
+
+@pytest.mark.parametrize("suffix", (".parquet", ".csv"))
+def test_tables_name_photos_in_their_order(data: Manifest, tmp_path: Path, suffix: str) -> None:
+    names = ["b/2.jpg", "a/1.jpg", str(tmp_path / "elsewhere.png"), "b/2.jpg"]
+    table = pa.table({"score": [0.5, 0.2, 0.1, 0.5], "path": names})
+    pq.write_table(table, tmp_path / "list.parquet")
+    pacsv.write_csv(table, tmp_path / "list.csv")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "7.jpg").touch()
+    named = photos_named([tmp_path / "folder", tmp_path / f"list{suffix}", tmp_path / "gone.csv", tmp_path / "folder"])
+    listed = [tmp_path / name for name in names]
+    seven = tmp_path / "folder" / "7.jpg"
+    assert [photo.path for photo in named] == [seven, *listed, tmp_path / "gone.csv", seven]
+    (tmp_path / "empty.csv").write_text("score\n1\n")
+    with pytest.raises(ManifestError, match=r"empty\.csv needs a column named path"):
+        photos_named([tmp_path / "empty.csv"])
 
 
 @pytest.mark.usefixtures("small_parts")

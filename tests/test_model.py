@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -124,7 +125,9 @@ def test_a_model_that_this_version_cannot_build_is_refused(model: Model, tmp_pat
 def test_adaptors_are_saved_with_the_model_and_need_no_other_folder(
     model: Model, data: Manifest, tmp_path: Path
 ) -> None:
-    backbone = Backbone("efficientnet_lite0", layers=(2, 3, 4)).adapt({3: torch.nn.Conv2d(112, 112, 1)})
+    backbone = Backbone("efficientnet_lite0", layers=(2, 3, 4), runtime=model.backbone.runtime).adapt(
+        {3: torch.nn.Conv2d(112, 112, 1)}
+    )
     section = model.config["backbone"] | {"weights": str(tmp_path / "gone")}
     adapted = replace(model, backbone=backbone, config=model.config | {"backbone": section | ADAPTED})
     adapted.save(tmp_path / "model")
@@ -260,6 +263,19 @@ def test_a_note_says_when_the_rate_asks_too_much(model: Model) -> None:
     assert few.with_rates(false_alarm_rate=0.1).notes == ()
 
 
+def test_a_note_says_when_pytorch_stands_in_for_openvino(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = model.notes
+    backbone = Backbone("test_resnet", layers=(2,), is_pretrained=False, runtime="openvino")
+    other = replace(model, backbone=backbone)
+    monkeypatch.setattr("inlier.model.has_openvino", lambda: True)
+    assert other.notes == notes
+    backbone.runs_in = "torch"  # which could be had, and could not take the network
+    assert "here PyTorch computes them" in other.notes[-1]
+    backbone.runs_in = None
+    monkeypatch.setattr("inlier.model.has_openvino", lambda: False)
+    assert "Install OpenVINO, or fit here" in other.notes[-1]
+
+
 def test_references_show_places_of_normal_photos(model: Model, data: Manifest) -> None:
     train = sorted(str(photo.path) for photo in data.select("train").photos)
     assert list(model.references.names) == train
@@ -273,3 +289,24 @@ def test_versions_are_those_installed() -> None:
     versions = package_versions()
     assert list(versions) == ["python", "inlier", "torch", "timm", "numpy", "scikit-learn", "pillow"]
     assert torch.__version__.startswith(versions["torch"])
+
+
+def test_references_know_their_groups_and_models_of_earlier_versions_do_not(model: Model, folder: Path) -> None:
+    references = Model.load(folder).references
+    assert references.has_groups and references == model.references
+    assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in references.digests)
+    assert {*references.groups} == {*model.calibration.groups.tolist()} & {*references.groups}
+    earlier = replace(model, references=References(references.names, references.thumbnails))
+    earlier.save(folder)
+    assert pq.read_table(folder / "references.parquet").column_names == ["path", "thumbnail"]
+    assert Model.load(folder).references == earlier.references
+
+
+def test_references_are_joined_and_shortened() -> None:
+    first = References(("a", "b"), (b"1", b"2"), ("x", "y"), ("d", "e"))
+    second = References(("c",), (b"3",), ("z",), ("f",))
+    both = first + second
+    assert both == References(("a", "b", "c"), (b"1", b"2", b"3"), ("x", "y", "z"), ("d", "e", "f"))
+    assert both.select([2, 0]) == References(("c", "a"), (b"3", b"1"), ("z", "x"), ("f", "d"))
+    assert both.shortened(1).thumbnails == (b"1", b"", b"")
+    assert (References(("o",), (b"",)) + second) == References(("o", "c"), (b"", b"3"))

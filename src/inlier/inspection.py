@@ -5,27 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from inlier.data.manifest import Photo
-from inlier.decision.heatmap import crop, encode, heat_overlay
+from inlier.data.layouts import find_photos
+from inlier.data.manifest import Photo, read_photos
+from inlier.data.remote import Location, RemotePath, locate, state_of
+from inlier.data.tables import TABLE_SUFFIXES
 from inlier.decision.report import Card, EvidenceView, write_report
 from inlier.errors import InlierError
 from inlier.model import Model, package_versions
 from inlier.outputs import as_text, check_folder, write_whole
-from inlier.records import Evidence, Verdict
-from inlier.workflow import Inspection, Progress, inspect_photos, no_progress
+from inlier.parts import VERDICT_SCHEMA, Part, Piece, inspect_pieces, portable_inspector
+from inlier.records import Verdict
+from inlier.scale import HERE, Workers, map_items
+from inlier.workflow import Progress, no_progress
 
 HEATMAPS = ("flagged", "all", "none")
 
@@ -35,24 +38,6 @@ PART_SIZE = 64
 MAX_CARDS = 5000
 """Photos that the report shows, worst first; all have their rows in the tables."""
 
-_VERDICT_SCHEMA = pa.schema(
-    [
-        ("path", pa.string()),
-        ("score", pa.float32()),
-        ("p_value", pa.float32()),
-        ("verdict", pa.string()),
-        ("component", pa.string()),
-        ("component_probability", pa.float32()),
-        ("error", pa.string()),
-    ]
-)
-_REASON = pa.struct([("crop", pa.binary()), ("reference", pa.int64()), ("reference_crop", pa.binary()),
-                     ("distance", pa.float64())])  # fmt: skip
-_PART_SCHEMA = pa.schema(
-    [*_VERDICT_SCHEMA, ("photo", pa.binary()), ("heatmap", pa.binary()), ("evidence", pa.list_(_REASON))]
-)
-
-_FLAGGED = ("reject", "uncertain")
 _WORK = ".inspection"
 _RECORD = "inspection.json"
 _RESULTS = ("verdicts.parquet", "verdicts.csv", "report.html")
@@ -80,6 +65,28 @@ class Inspected:
         return list(zip(table["path"].to_pylist(), table["verdict"].to_pylist(), strict=True))
 
 
+def photos_named(paths: Sequence[Path]) -> list[Photo]:
+    """The photos that a user means: those of a folder, those that a table lists in its column ``path``, or a file.
+
+    Args:
+        paths: As for ``find_photos``; a ``.csv`` or ``.parquet`` file is read as a manifest, whose paths count from
+            where it lies.
+
+    Raises:
+        ManifestError: A folder cannot be listed, or a table cannot be read.
+    """
+    found: list[Location] = []
+    for is_table, group in groupby(paths, _is_table):
+        named = [*group]
+        found += [photo.path for path in named for photo in read_photos(path)] if is_table else find_photos(named)
+    return [Photo(path, "test") for path in found]
+
+
+def _is_table(path: Path) -> bool:
+    is_there = isinstance(locate(path), RemotePath) or os.path.isfile(path)
+    return is_there and path.suffix.lower() in TABLE_SUFFIXES
+
+
 def inspect_to_folder(
     model: Model,
     photos: Sequence[Photo],
@@ -87,23 +94,25 @@ def inspect_to_folder(
     *,
     heatmaps: str = "flagged",
     workers: int = 2,
+    on: Workers = HERE,
     progress: Progress = no_progress,
 ) -> Inspected:
     """Writes ``verdicts.parquet``, ``verdicts.csv``, ``heatmaps/`` and ``report.html``.
 
     Outcomes are kept in parts as they come. The same call after an interruption goes on behind the last whole part
-    and ends with the same files; after a finished run it scores nothing.
+    and ends with the same files, by however many workers it is done; after a finished run it scores nothing.
 
     Args:
         model: Fitted.
         photos: Which photos; each has its row, in this order.
         directory: Made if need be.
         heatmaps: Of which photos a heatmap is written.
-        workers: Threads that decode.
+        workers: Threads that decode, of each process.
+        on: Where photos are inspected; what comes of it is written by this process.
         progress: Told how far it is.
 
     Raises:
-        InlierError: There are no photos, or the folder holds the results of another inspection.
+        InlierError: There are no photos, the folder holds the results of another inspection, or workers cannot do it.
     """
     if heatmaps not in HEATMAPS:
         raise InlierError(f"heatmaps must be one of {', '.join(HEATMAPS)}, got {heatmaps!r}.")
@@ -118,7 +127,7 @@ def inspect_to_folder(
             directory.mkdir(parents=True, exist_ok=True)
             write_whole(directory / _RECORD, json.dumps({"request": request, "counts": None}))
             (directory / _WORK).mkdir(exist_ok=True)
-            num_scored = _score(model, photos, directory, heatmaps, workers, progress("Inspecting", len(photos)))
+            num_scored = _score(model, photos, directory, heatmaps, workers, on, progress("Inspecting", len(photos)))
             counts = _finish(model, directory, -(-len(photos) // PART_SIZE), request)
         shutil.rmtree(directory / _WORK, ignore_errors=True)
     except OSError as error:
@@ -130,12 +139,7 @@ def _request(model: Model, photos: Sequence[Photo], heatmaps: str) -> str:
     """What is asked: the same model, photos (by path, size and time of change) and options give the same digits."""
     digest = hashlib.sha256(json.dumps([model.identity, model.config["decide"], heatmaps]).encode())
     for photo in photos:
-        try:
-            status = os.stat(photo.path)
-            state = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:
-            state = "missing"
-        digest.update(f"{as_text(photo.path)}\0{state}\0".encode())
+        digest.update(f"{as_text(str(photo.path))}\0{state_of(photo.path)}\0".encode())
     return digest.hexdigest()
 
 
@@ -157,87 +161,72 @@ def _finished_counts(directory: Path, request: str) -> dict[str, int] | None:
 
 
 def _score(
-    model: Model, photos: Sequence[Photo], directory: Path, heatmaps: str, workers: int, advance: Callable[[int], None]
+    model: Model,
+    photos: Sequence[Photo],
+    directory: Path,
+    heatmaps: str,
+    workers: int,
+    on: Workers,
+    advance: Callable[[int], None],
 ) -> int:
-    """Inspects the photos of missing parts in one stream, so that decoding runs ahead across the parts' borders.
-
-    A part is a whole number of batches, so that a photo is scored in the same company in every run.
-    """
-    parts = [photos[start : start + PART_SIZE] for start in range(0, len(photos), PART_SIZE)]
-    missing = [number for number in range(len(parts)) if not _part(directory, number).exists()]
-    wanted = [photo for number in missing for photo in parts[number]]
-    advance(len(photos) - len(wanted))
-    inspections = inspect_photos(model, wanted, workers=workers)
-    for number in missing:
-        rows = []
-        for place, inspection in enumerate(islice(inspections, len(parts[number]))):
-            rows.append(_row(model, inspection))
-            if _wants_heatmap(model, inspection, heatmaps):
-                _write_heatmap(model, inspection, directory / "heatmaps", number * PART_SIZE + place)
-            advance(1)
-        partial = directory / _WORK / "part.partial"
-        pq.write_table(pa.Table.from_pylist(rows, schema=_PART_SCHEMA), partial)
-        os.replace(partial, _part(directory, number))
-    return len(wanted)
+    """Inspects the photos of missing parts, and keeps each part as it comes."""
+    missing = [number for number in range(-(-len(photos) // PART_SIZE)) if not _part(directory, number).exists()]
+    pieces = [_piece(photos, number) for number in missing]
+    num_missing = sum(len(piece.photos) for piece in pieces)
+    advance(len(photos) - num_missing)
+    with ExitStack() as stack:
+        if on.is_here:
+            parts = inspect_pieces(model, pieces, heatmaps=heatmaps, workers=workers, advance=advance)
+        else:
+            make = stack.enter_context(portable_inspector(model, on, heatmaps=heatmaps, workers=workers))
+            parts = map_items(make, pieces, on=on, in_order=False)
+        for part in stack.enter_context(closing(parts)):
+            _check_seen(part)
+            _keep(part, directory)
+            advance(0 if on.is_here else len(part.table))
+    return num_missing
 
 
-def _row(model: Model, inspection: Inspection) -> dict[str, Any]:
-    """A photo's verdict, and the pictures that its card in the report needs: more for those that are flagged."""
-    row = asdict(inspection.verdict) | {"photo": None, "heatmap": None, "evidence": []}
-    if inspection.pixels is None:
-        return row
-    if inspection.verdict.verdict not in _FLAGGED:
-        return row | {"photo": encode(inspection.pixels, longest_side=360, quality=70)}
-    row["photo"] = encode(inspection.pixels, longest_side=512, quality=75)
-    if inspection.anomaly_map is not None and len(model.calibration.map_maxima):
-        overlay = heat_overlay(inspection.pixels, inspection.anomaly_map, scale=model.calibration.heat_scale())
-        row["heatmap"] = encode(overlay, longest_side=512, quality=75)
-    row["evidence"] = [_reason(model, inspection, reason) for reason in inspection.evidence]
-    return row
+def _piece(photos: Sequence[Photo], number: int) -> Piece:
+    first = number * PART_SIZE
+    return Piece(number, first, photos[first : first + PART_SIZE])
 
 
-def _reason(model: Model, inspection: Inspection, reason: Evidence) -> dict[str, Any]:
-    assert inspection.pixels is not None  # evidence is of readable photos
-    is_whole = reason.box == (0.0, 0.0, 1.0, 1.0)
-    cut = None if is_whole else encode(crop(inspection.pixels, reason.box, size=160), longest_side=160, quality=75)
-    return {
-        "crop": cut,
-        "reference": reason.reference,
-        "reference_crop": model.references.crop(reason.reference, reason.reference_box),
-        "distance": reason.distance,
-    }
+def _check_seen(part: Part) -> None:
+    """Raises InlierError if a worker did not find a photo that is there: it would be taken for one that is not."""
+    for path in part.absent:
+        if os.path.exists(path):
+            raise InlierError(
+                f"{as_text(path)} is there, but not for the worker that was to inspect it: all nodes must find the "
+                "photos under the same paths, as on a shared drive."
+            )
 
 
-def _wants_heatmap(model: Model, inspection: Inspection, heatmaps: str) -> bool:
-    has_scale = len(model.calibration.map_maxima) > 0
-    if inspection.anomaly_map is None or heatmaps == "none" or not has_scale:
-        return False
-    return heatmaps == "all" or inspection.verdict.verdict in _FLAGGED
-
-
-def _write_heatmap(model: Model, inspection: Inspection, folder: Path, number: int) -> None:
-    assert inspection.pixels is not None and inspection.anomaly_map is not None  # _wants_heatmap
-    folder.mkdir(exist_ok=True)
-    overlay = heat_overlay(inspection.pixels, inspection.anomaly_map, scale=model.calibration.heat_scale())
-    stem = re.sub(r"[^\w.-]+", "_", Path(inspection.verdict.path).stem)[:60]
-    (folder / f"{number:06d}-{stem}.webp").write_bytes(encode(overlay, longest_side=1024, quality=85))
+def _keep(part: Part, directory: Path) -> None:
+    """Writes a part: its heatmaps first, so that none is missing where its table is there."""
+    for name, content in part.heatmaps:
+        (directory / "heatmaps").mkdir(exist_ok=True)
+        (directory / "heatmaps" / name).write_bytes(content)
+    partial_file = directory / _WORK / "part.partial"
+    pq.write_table(part.table, partial_file)
+    os.replace(partial_file, _part(directory, part.number))
 
 
 def _finish(model: Model, directory: Path, num_parts: int, request: str) -> dict[str, int]:
     """Joins the parts into tables and the report; returns the number of photos of each verdict."""
     work = directory / _WORK
     parts = [_part(directory, number) for number in range(num_parts)]
-    verdicts = pa.concat_tables([pq.read_table(part, columns=_VERDICT_SCHEMA.names) for part in parts])
+    verdicts = pa.concat_tables([pq.read_table(part, columns=VERDICT_SCHEMA.names) for part in parts])
     pq.write_table(verdicts, work / "verdicts.parquet")
     pacsv.write_csv(verdicts, work / "verdicts.csv")
-    counts = dict(Counter(verdicts["verdict"].to_pylist()))
+    counts = {of["values"]: of["counts"] for of in verdicts["verdict"].value_counts().to_pylist()}
     decide = model.config["decide"]
     notes = model.notes
     if len(verdicts) > MAX_CARDS:
         notes += (f"The page shows the {MAX_CARDS} worst of {len(verdicts)} photos; verdicts.csv has them all.",)
     write_report(
         work / "report.html",
-        _cards(model, parts, _worst_first(verdicts)[:MAX_CARDS]),
+        _cards(model, parts, _worst_first(verdicts)),
         title="Inspection",
         counts=counts,
         num_calibration=len(model.calibration.normal_scores),
@@ -261,9 +250,10 @@ def _finish(model: Model, directory: Path, num_parts: int, request: str) -> dict
 
 
 def _worst_first(verdicts: pa.Table) -> list[int]:
-    """Rows by falling score, unreadable ones last, equals in the order given."""
-    scores = verdicts["score"].to_pylist()
-    return sorted(range(len(scores)), key=lambda row: (scores[row] is None, -(scores[row] or 0.0), row))
+    """Rows that the report shows: by falling score, unreadable ones last, equals in the order given."""
+    scores = verdicts["score"].to_numpy()  # null becomes NaN, which is sorted to the end
+    order: list[int] = np.argsort(-scores, kind="stable")[:MAX_CARDS].tolist()
+    return order
 
 
 def _cards(model: Model, parts: Sequence[Path], order: Sequence[int]) -> Iterator[Card]:
@@ -276,7 +266,7 @@ def _cards(model: Model, parts: Sequence[Path], order: Sequence[int]) -> Iterato
                 del opened[next(iter(opened))]
             opened[number] = pq.read_table(parts[number])
         values = opened[number].slice(place, 1).to_pylist()[0]
-        verdict = Verdict(**{name: values[name] for name in _VERDICT_SCHEMA.names})
+        verdict = Verdict(**{name: values[name] for name in VERDICT_SCHEMA.names})
         evidence = tuple(
             EvidenceView(
                 reason["crop"],

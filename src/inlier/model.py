@@ -29,7 +29,10 @@ from inlier.detectors.components import Components
 from inlier.detectors.protocol import Detector
 from inlier.errors import ConfigError
 from inlier.features.backbone import Backbone
+from inlier.features.runtime import has_openvino
 from inlier.records import Box
+
+_REFERENCE_COLUMNS = ("path", "thumbnail", "group", "digest")
 
 KIND = folders.Kind("model", verb="fit", format_version=3)
 """What the folder holds, a MODEL."""
@@ -42,10 +45,36 @@ class References:
     Attributes:
         names: Their paths as given to ``fit``, in its order.
         thumbnails: WebP of each; empty where there were too many to keep.
+        groups: Of each what was never torn apart; () in models of earlier versions.
+        digests: SHA-256 of each photo's bytes, by which it is known again; () likewise.
     """
 
     names: tuple[str, ...]
     thumbnails: tuple[bytes, ...]
+    groups: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __add__(self, other: References) -> References:
+        """Both, one after the other; what is not known of all is known of none."""
+        return References(
+            self.names + other.names,
+            self.thumbnails + other.thumbnails,
+            self.groups + other.groups if self.has_groups and other.has_groups else (),
+            self.digests + other.digests if self.has_groups and other.has_groups else (),
+        )
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether groups and digests are known."""
+        return len(self.groups) == len(self.digests) == len(self.names)
+
+    def shortened(self, num_thumbnails: int) -> References:
+        """The same photos, of which only the first so many have thumbnails."""
+        kept = self.thumbnails[:num_thumbnails]
+        return replace(self, thumbnails=kept + (b"",) * (len(self) - len(kept)))
 
     def crop(self, number: int, box: Box) -> bytes:
         """WebP of a place in a photo; empty if it has no thumbnail."""
@@ -58,7 +87,10 @@ class References:
     def select(self, places: Sequence[int]) -> References:
         """Those at these places, in this order."""
         return References(
-            tuple(self.names[place] for place in places), tuple(self.thumbnails[place] for place in places)
+            tuple(self.names[place] for place in places),
+            tuple(self.thumbnails[place] for place in places),
+            tuple(self.groups[place] for place in places) if self.has_groups else (),
+            tuple(self.digests[place] for place in places) if self.has_groups else (),
         )
 
 
@@ -108,15 +140,26 @@ class Model:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences on what the calibration cannot promise at the rate asked, and on an adapted backbone's worth."""
+        """Sentences on what the calibration cannot promise, on an adapted backbone's worth, and on other features."""
         shortage = self.calibration.shortage(self.config["decide"]["false_alarm_rate"])
-        return tuple(note for note in (shortage, self.backbone_note) if note)
+        return tuple(note for note in (shortage, self.backbone_note, self._runtime_note()) if note)
 
     @property
     def backbone_note(self) -> str | None:
         """A sentence on an adapted backbone that is not known to help; None on any other."""
         adapted = self.config["backbone"].get("adapted")
         return note_on(adapted["title"], self.facts.get("backbone") or {}) if adapted else None
+
+    def _runtime_note(self) -> str | None:
+        """A sentence where features are not computed as they were for the calibration."""
+        backbone = self.backbone
+        is_there = next(backbone.parameters()).device.type == "cpu" and has_openvino() and backbone.runs_in != "torch"
+        if backbone.runtime == "torch" or is_there:
+            return None
+        return (
+            "The model was calibrated on features that OpenVINO computed, and here PyTorch computes them: scores "
+            "differ a little, and so does the share of normal photos that are rejected. Install OpenVINO, or fit here."
+        )
 
     def with_rates(self, *, false_alarm_rate: float | None = None, uncertain_rate: float | None = None) -> Self:
         """The same model, deciding at other rates, which its calibration scores serve as well; None keeps a rate.
@@ -207,14 +250,17 @@ def _read_calibration(path: Path) -> Calibration:
 
 
 def _references_table(references: References) -> pa.Table:
-    return pa.table(
-        {
-            "path": pa.array(references.names, pa.string()),
-            "thumbnail": pa.array(references.thumbnails, pa.binary()),
-        }
-    )
+    columns = {
+        "path": pa.array(references.names, pa.string()),
+        "thumbnail": pa.array(references.thumbnails, pa.binary()),
+    }
+    if references.has_groups:
+        columns["group"] = pa.array(references.groups, pa.string())
+        columns["digest"] = pa.array(references.digests, pa.string())
+    return pa.table(columns)
 
 
 def _read_references(path: Path) -> References:
     table = pq.read_table(path)
-    return References(tuple(table["path"].to_pylist()), tuple(table["thumbnail"].to_pylist()))
+    columns = [table[name].to_pylist() if name in table.column_names else [] for name in _REFERENCE_COLUMNS]
+    return References(*map(tuple, columns))

@@ -97,7 +97,8 @@ class Reader:
         features = FeatureSet(self.cache, tuple(range(start, len(self.cache.groups))))
         owners = self.photos[start :: 1 + len(views)]
         names = [name for photo in owners for name in _names(photo, views)]
-        return features, References(tuple(names), tuple(thumbnails))
+        digests = [digest for photo in owners for digest in [digest_file(photo.path)] * (1 + len(views))]
+        return features, References(tuple(names), tuple(thumbnails), tuple(features.groups), tuple(digests))
 
     def _compute(
         self, photos: Sequence[Photo], views: Sequence[View], put: Put, advance: Callable[[int], None]

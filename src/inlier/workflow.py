@@ -123,6 +123,8 @@ def fit(
         of_dev, _ = reader.read(normal.select("dev"), advance)
         _check_read(of_train, reader.unreadable)
         of_archive, _ = reader.read(archive, advance)
+        if reads.runs_in is not None:  # so that photos are judged by features of the kind that was learned from
+            resolved["backbone"]["runtime"] = backbone.runtime = reads.runs_in
         of_train = of_train.before(of_archive)
         if components is not None:
             _check_components(of_train)

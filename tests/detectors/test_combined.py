@@ -140,8 +140,8 @@ def test_the_state_holds_the_members(make_features: MakeFeatures) -> None:
     maps = {2: torch.rand(6, 4, 4, 4), 3: torch.rand(6, 5, 2, 2)}
     combined = Combined([PatchCore(layers=(2,)), PhotoNeighbors(layers=(3,))]).fit(make_features(maps))
     assert set(combined.state_dict()) == {
-        "centers_", "scales_", "0.memory_bank_", "0.bank_places_",
-        "1.photos_", "1.mean_", "1.whitening_", "1.numbers_", "1.towards_",
+        "centers_", "scales_", "weight_", "0.memory_bank_", "0.bank_places_", "0.seen_",
+        "1.photos_", "1.mean_", "1.whitening_", "1.numbers_", "1.towards_", "1.classes_", "1.background_", "1.seen_",
     }  # fmt: skip
 
 

@@ -116,13 +116,13 @@ def test_what_was_added_or_merged_counts_and_what_was_removed_never_was(
     of_first, of_all = (_scores(of(layers=(2, 3)).fit(features), test) for features in (first, everything))
     assert not np.allclose(of_first, of_all, rtol=1e-3)
     detector = of(layers=(2, 3)).fit(first)
-    assert detector.add(second) is detector
+    assert detector.merge(of(layers=(2, 3)).fit_part(second), num_photos=45) is detector
     assert _scores(detector, test) == pytest.approx(of_all, rel=1e-5)
-    assert detector.remove(second) is detector
+    assert detector.remove(range(45, 50), second) is detector
     assert _scores(detector, test) == pytest.approx(of_first, rel=1e-5)
     other = of(layers=(2, 3)).fit(second)
     before = _scores(other, test)
-    assert detector.merge(other) is detector  # type: ignore[arg-type]
+    assert detector.merge(other, num_photos=45) is detector
     assert _scores(detector, test) == pytest.approx(of_all, rel=1e-5)
     assert _scores(other, test).tolist() == before.tolist()
 
@@ -131,25 +131,26 @@ def test_what_was_added_or_merged_counts_and_what_was_removed_never_was(
 def test_what_cannot_be_learned_or_forgotten_is_refused(of: Either, make_features: MakeFeatures) -> None:
     features = make_features(_maps(4, seed=1))
     fitted = of(layers=(2, 3)).fit(features)
-    for change in (of(layers=(2, 3)).add, of(layers=(2, 3)).remove):
-        with pytest.raises(
-            NotFittedError, match=rf"^{of.__name__} is not fitted; call fit or load_state_dict first\.$"
-        ):
-            change(features)
+    with pytest.raises(NotFittedError, match=rf"^{of.__name__} is not fitted; call fit or load_state_dict first\.$"):
+        of(layers=(2, 3)).remove([0], features)
     for first, second in ((of(), fitted), (fitted, of())):
         with pytest.raises(NotFittedError, match=rf"^{of.__name__} is not fitted"):
-            first.merge(second)  # type: ignore[arg-type]
-    for change in (fitted.add, fitted.remove):
+            first.merge(second, num_photos=4)
+    for change in (fitted.fit_part, lambda none: fitted.remove([], none)):
         with pytest.raises(
             ValueError, match=rf"^{of.__name__} needs at least one normal photo to learn from, got none"
         ):
             change(features.select([]))
     with pytest.raises(
+        ValueError, match=rf"^{of.__name__} forgets photos only when it is given their features again\.$"
+    ):
+        fitted.remove([0])
+    with pytest.raises(
         ValueError, match=rf"^{of.__name__} must keep at least one photo, and was asked to forget all\.$"
     ):
-        fitted.remove(features)
+        fitted.remove(range(4), features)
     with pytest.raises(ValueError, match=r"^Moments of \d+ rows cannot give away \d+\.$"):
-        fitted.remove(make_features(_maps(5, seed=3)))
+        fitted.remove(range(5), make_features(_maps(5, seed=3)))
 
 
 @pytest.mark.parametrize("of", [PatchSubspace, PhotoSubspace])
@@ -159,7 +160,9 @@ def test_a_saved_one_goes_on_learning(of: Either, make_features: MakeFeatures, t
     save_file(detector.state_dict(), tmp_path / "state.safetensors")
     loaded = of(layers=(2, 3)).load_state_dict(load_file(tmp_path / "state.safetensors"))
     assert _scores(loaded, test).tolist() == _scores(detector, test).tolist()
-    assert _scores(loaded.add(second), test).tolist() == _scores(detector.add(second), test).tolist()
+    of_second = of(layers=(2, 3)).fit(second)
+    scores = _scores(detector.merge(of_second, num_photos=8), test)
+    assert _scores(loaded.merge(of_second, num_photos=8), test).tolist() == scores.tolist()
 
 
 def test_of_one_photo_the_distance_to_it_is_left(make_features: MakeFeatures) -> None:

@@ -17,6 +17,7 @@ from inlier.experiments import detector_search
 from inlier.experiments.search import Request, check_target, settings, task_of, tune
 from inlier.experiments.spaces import to_sections
 from inlier.model import Model
+from inlier.scale import Workers
 from inlier.workflow import fit
 
 pytest.importorskip("optuna", reason="Optuna is not installed")
@@ -135,9 +136,7 @@ def test_where_memory_is_tight_and_with_several_processes_the_scores_are_the_sam
     tight = merge(TINY, "fit", detector="patchcore", memory_budget="1900MiB")
     report, _ = tune(request(data, tmp_path / "tight", config=tight, is_concluded=False))
     assert values(report) == values(plain)
-    several, _ = tune(
-        request(data, tmp_path / "several", "patchcore", num_processes=2, num_trials=6, is_concluded=False)
-    )
+    several, _ = tune(request(data, tmp_path / "several", "patchcore", on=Workers(2), num_trials=6, is_concluded=False))
     assert several["counts"]["complete"] in (6, 7) and several["counts"]["failed"] == 0
     of_plain = {json.dumps(params): value for params, value in values(plain)}
     for params, value in values(several):

@@ -15,6 +15,7 @@ from inlier.experiments import study as module
 from inlier.experiments.study import check_target, run_study
 from inlier.experiments.study_plan import Study
 from inlier.model import Model
+from inlier.scale import Workers
 from inlier.workflow import fit
 
 pytest.importorskip("optuna", reason="Optuna is not installed")
@@ -152,7 +153,7 @@ def test_an_interrupted_study_ends_with_the_same_tables(
             run_study(plan, tmp_path / "out")
     monkeypatch.setattr(module, "run_cell", run_cell)
     monkeypatch.setattr(module, "train_backbone", train)
-    run_study(plan, tmp_path / "out", num_processes=2)
+    run_study(plan, tmp_path / "out", on=Workers(2))
     assert tables(tmp_path / "out") == tables(done[0])
 
 

@@ -161,3 +161,14 @@ def test_nobody_is_warned_of_how_it_is_done(images: Tensor) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         open_trunk(networks()["stages"].network, images, runtime="openvino", precision="float32")
+
+
+@needs_openvino
+def test_a_backbone_says_what_it_runs_in(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = Backbone("test_resnet", layers=(2,), is_pretrained=False, runtime="openvino")
+    assert backbone.runs_in is None
+    backbone.extract(images)
+    assert backbone.runs_in == "openvino"
+    monkeypatch.setattr(module, "has_openvino", lambda: False)
+    backbone.train(False).extract(images)
+    assert backbone.runs_in == "torch"

@@ -17,7 +17,9 @@ from inlier.cli.options import (
     JsonOption,
     NormalOption,
     OutOption,
+    ProcessesOption,
     QuietOption,
+    RayOption,
     SeedOption,
     SetOption,
     TrackOption,
@@ -33,12 +35,16 @@ from inlier.cli.options import (
     say_unreadable,
     show,
     tracked,
+    workers_on,
 )
+from inlier.cli.updating import RemoveOption, UpdateOption, check_options, update_model
 from inlier.errors import ConfigError
 
 DataArgument = Annotated[Path, typer.Argument(help="Folder of photos, data set folder, or manifest.", metavar="DATA")]
 ModelArgument = Annotated[Path, typer.Argument(help="Folder that `inlier fit` wrote.", metavar="MODEL")]
-PhotosArgument = Annotated[list[Path], typer.Argument(help="Photos, or folders of them.", metavar="PHOTOS...")]
+PhotosArgument = Annotated[
+    list[Path], typer.Argument(help="Photos, folders of them, or tables with a column path.", metavar="PHOTOS...")
+]
 DetectorOption = Annotated[
     str | None,
     typer.Option(
@@ -117,6 +123,8 @@ def fit(
     background: BackgroundOption = None,
     augment: AugmentOption = None,
     select: SelectOption = None,
+    update: UpdateOption = None,
+    remove: RemoveOption = None,
     memory_budget: MemoryOption = None,
     false_alarm_rate: FalseAlarmOption = None,
     uncertain_rate: UncertainOption = None,
@@ -130,12 +138,30 @@ def fit(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Learn what is normal from photos, and calibrate on others."""
+    """Learn what is normal from photos, and calibrate on others; or add photos to a model, and remove some."""
     from inlier.data.manifest import Manifest
     from inlier.model import check_target
     from inlier.selection import select as select_config
     from inlier.workflow import fit as fit_model
 
+    kept: dict[str, object] = {"--detector": detector, "--backbone": backbone, "--layers": layers, "--weights": weights}
+    kept |= {"--precision": precision, "--size": size, "--background": background, "--augment": augment is not None}
+    kept |= {"--select": select, "--memory-budget": memory_budget, "--config": config, "--set": overrides}
+    check_options(update, remove, kept | {"--seed": seed is not None})
+    if update is not None:
+        update_model(
+            data,
+            out,
+            update=update,
+            remove=remove,
+            rates={"false_alarm_rate": false_alarm_rate, "uncertain_rate": uncertain_rate},
+            track=track,
+            normal=normal,
+            device=device,
+            workers=workers,
+            as_json=as_json,
+            quiet=quiet,
+        )
     _check_select(select, background)
     options: dict[str, dict[str, Any]] = {
         "fit": {"detector": detector, "seed": seed, "memory_budget": memory_budget, "augment": augment},
@@ -187,23 +213,26 @@ def inspect(
     heatmaps: HeatmapsOption = "flagged",
     false_alarm_rate: FalseAlarmOption = None,
     uncertain_rate: UncertainOption = None,
+    ray: RayOption = None,
+    processes: ProcessesOption = None,
     device: DeviceOption = "auto",
     workers: WorkersOption = 2,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Sort photos into accept, uncertain, reject and unreadable, with heatmaps and a report."""
-    from inlier.data.layouts import find_photos
-    from inlier.data.manifest import Photo
-    from inlier.inspection import inspect_to_folder
+    from inlier.inspection import inspect_to_folder, photos_named
     from inlier.model import Model
 
-    loaded = Model.load(model, device=choose_device(device)).with_rates(
+    chosen = choose_device(device)
+    on = workers_on(processes, ray, device=chosen)
+    loaded = Model.load(model, device=chosen).with_rates(
         false_alarm_rate=false_alarm_rate, uncertain_rate=uncertain_rate
     )
-    found = [Photo(path, "test") for path in find_photos(photos) if not _is_below(path, out)]
+    named = photos_named(photos)
+    found = [photo for photo in named if not (isinstance(photo.path, Path) and _is_below(photo.path, out))]
     with progress_bars(quiet=quiet) as progress:
-        result = inspect_to_folder(loaded, found, out, heatmaps=heatmaps, workers=workers, progress=progress)
+        result = inspect_to_folder(loaded, found, out, heatmaps=heatmaps, workers=workers, on=on, progress=progress)
     counts = result.counts
     if as_json:
         print_json({"directory": str(out), "counts": counts, "num_scored": result.num_scored, "notes": result.notes})

@@ -14,6 +14,7 @@ from inlier.cli.options import (
     JsonOption,
     NormalOption,
     QuietOption,
+    RayOption,
     SeedOption,
     SetOption,
     print_json,
@@ -22,6 +23,7 @@ from inlier.cli.options import (
     say,
     say_notes,
     show,
+    workers_on,
 )
 from inlier.errors import ConfigError
 from inlier.outputs import number_of
@@ -76,7 +78,11 @@ def ingest(
     config: ConfigOption = None,
     overrides: SetOption = None,
     seed: SeedOption = None,
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that decode photos.")] = 2,
+    ray: RayOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=0, help="Processes that decode photos.", show_default="2; with --ray, every CPU"),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -96,6 +102,7 @@ def ingest(
             "seed": seed,
         }
     }
+    workers_on(workers, ray)  # says now if there is no Ray
     settings = read_settings(read_sections(config, overrides, options))
     with progress_bars(quiet=quiet) as progress:
         done = ingest_sources(
@@ -105,7 +112,8 @@ def ingest(
             include=include or (),
             exclude=exclude or (),
             normal=[label for text in normal or () for label in _parts(text)],
-            workers=workers,
+            workers=workers if workers is not None else 0 if ray else 2,
+            ray=ray,
             facts=_facts(),
             progress=progress,
         )

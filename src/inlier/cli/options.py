@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
     from inlier.data.manifest import Photo
+    from inlier.scale import Workers
     from inlier.workflow import Progress
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the results.", metavar="DIR")]
@@ -45,6 +46,18 @@ TrackOption = Annotated[
     typer.Option(
         "--track", help="Send the results to MLflow too: a file such as mlflow.db, or a server.", metavar="URI"
     ),
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Work on a Ray cluster: auto for the one at hand (else this machine), or its address.",
+        metavar="auto|ADDRESS",
+    ),
+]
+ProcessesOption = Annotated[
+    int | None,
+    typer.Option("--processes", min=1, help="Processes that share the work.", show_default="1; with --ray, every CPU"),
 ]
 
 PATIENCE_SECONDS = 2.0
@@ -78,6 +91,16 @@ def choose_device(asked: str) -> str:
     if asked == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda was asked for, but this machine has no CUDA device; take --device cpu.")
     return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def workers_on(processes: int | None, ray: str | None, *, device: str = "cpu") -> Workers:
+    """Where to work, from ``--processes`` and ``--ray``; of a cluster every CPU, or GPU, unless fewer are asked for."""
+    from inlier.scale import Workers, check_installed
+
+    if ray is None:
+        return Workers(processes or 1)
+    check_installed()
+    return Workers(processes or 0, ray, num_gpus=int(device == "cuda"))
 
 
 def parse_size(text: str) -> int:

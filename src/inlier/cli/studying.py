@@ -13,7 +13,9 @@ from inlier.cli.options import (
     DeviceOption,
     JsonOption,
     OutOption,
+    ProcessesOption,
     QuietOption,
+    RayOption,
     TrackOption,
     WorkersOption,
     check_tracker,
@@ -24,6 +26,7 @@ from inlier.cli.options import (
     say_notes,
     show,
     tracked,
+    workers_on,
 )
 from inlier.cli.tuning import CacheBudgetOption
 from inlier.outputs import number_of
@@ -32,7 +35,8 @@ from inlier.outputs import number_of
 def study(
     file: Annotated[Path, typer.Argument(help="What is to be done, as in examples/public.toml.", metavar="STUDY.toml")],
     out: OutOption,
-    processes: Annotated[int, typer.Option(min=1, help="Jobs at a time, each in a process of its own.")] = 1,
+    processes: ProcessesOption = None,
+    ray: RayOption = None,
     cache_budget: CacheBudgetOption = "20GiB",
     track: TrackOption = None,
     device: DeviceOption = "auto",
@@ -53,7 +57,7 @@ def study(
         report = run_study(
             plan,
             out,
-            num_processes=processes,
+            on=workers_on(processes, ray, device=on),
             cache_budget=parse_size(cache_budget),
             device=on,
             workers=workers,

@@ -15,7 +15,9 @@ from inlier.cli.options import (
     DeviceOption,
     JsonOption,
     NormalOption,
+    ProcessesOption,
     QuietOption,
+    RayOption,
     SeedOption,
     SetOption,
     TrackOption,
@@ -31,6 +33,7 @@ from inlier.cli.options import (
     say_unreadable,
     show,
     tracked,
+    workers_on,
 )
 from inlier.errors import ConfigError
 
@@ -75,7 +78,8 @@ def tune(
     ] = None,
     metric: MetricOption = None,
     second: SecondOption = None,
-    processes: Annotated[int, typer.Option(min=1, help="Workers on this machine.")] = 1,
+    processes: ProcessesOption = None,
+    ray: RayOption = None,
     storage: StorageOption = None,
     study: Annotated[
         str | None, typer.Option(help="Name of the search in that database.", show_default="from detector and photos")
@@ -115,6 +119,7 @@ def tune(
     }
     check_target(out)
     check_tracker(track)
+    chosen = choose_device(device)
     request = Request(
         config=read_sections(config, overrides, options),
         data=Manifest.read(data, normal=normal_labels(normal)),
@@ -127,8 +132,8 @@ def tune(
         study=study,
         cache=cache,
         cache_budget=parse_size(cache_budget),
-        num_processes=processes,
-        device=choose_device(device),
+        on=workers_on(processes, ray, device=chosen),
+        device=chosen,
         workers=workers,
         command=shlex.join(["inlier", *sys.argv[1:]]),
     )

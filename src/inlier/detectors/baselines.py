@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -35,8 +35,9 @@ class Baseline:
     Where all photos are the same there is no kernel width, no covariance and nothing to cut; each method is then the
     distance to that photo.
 
-    Learns ``photos_`` (N, D), the embeddings. A loaded detector fits its estimator again on these, with the same
-    result: photos are put in one order first, and randomness comes from ``seed``. So no estimator is ever pickled.
+    Learns ``photos_`` (N, D), the embeddings, and ``seen_`` (1,), of how many photos they are. A loaded detector fits
+    its estimator again on these, with the same result: photos are put in one order first, and randomness comes from
+    ``seed``. So no estimator is ever pickled.
 
     Example:
         >>> from inlier.features.cache import FeatureCache
@@ -48,6 +49,7 @@ class Baseline:
     """
 
     is_trained = False
+    forgets_numbers = False
 
     def __init__(
         self,
@@ -88,10 +90,50 @@ class Baseline:
         """Keeps the photos' embeddings, and fits the estimator on them."""
         check_features(self, features)
         photos = torch.cat([self._embed(maps) for maps in features.batches()])  # (N, D)
-        photos = photos[np.lexsort(photos.T.numpy()[::-1])]  # some methods ask in which order rows come
-        if len(photos) > self.max_photos:
-            photos = photos[torch.linspace(0, len(photos) - 1, self.max_photos, dtype=torch.float64).long()]
-        return self._learn(photos)
+        return self._learn(_spread(photos, self.max_photos), len(photos))
+
+    def fit_part(self, features: FeatureSet) -> Self:
+        """The same as ``fit``, which keeps the photos."""
+        return self.fit(features)
+
+    def merge(self, other: Self, *, num_photos: int) -> Self:
+        """Fits the estimator on the photos of both; photos have no numbers here. See ``Mergeable``.
+
+        Of more than ``max_photos`` each part has its share, by how many photos it has seen. No sums stand in for the
+        photos, not even for the Mahalanobis distance: how far to shrink its covariance is told by single photos.
+        """
+        check_is_fitted(self, "photos_")
+        check_is_fitted(other, "photos_")
+        seen = int(self.seen_), int(other.seen_)
+        rooms = [max(1, round(self.max_photos * of / sum(seen))) for of in seen]
+        if sum(seen) <= self.max_photos:
+            rooms = list(seen)
+        parts = [_spread(of.photos_, room) for of, room in zip((self, other), rooms, strict=True)]
+        return self._learn(_spread(torch.cat(parts), self.max_photos), sum(seen))
+
+    def finish(self) -> Self:
+        """Itself; nothing was kept for merges only."""
+        check_is_fitted(self, "photos_")
+        return self
+
+    def remove(self, photos: Collection[int], features: FeatureSet | None = None) -> Self:
+        """Forgets photos whose features come again, as long as all photos were kept; see ``Mergeable``."""
+        check_is_fitted(self, "photos_")
+        if features is None:
+            raise ValueError("Baseline forgets photos only when it is given their features again.")
+        check_features(self, features)
+        if len(self.photos_) < int(self.seen_):
+            raise ValueError(f"Baseline has kept {len(self.photos_)} of {int(self.seen_)} photos, and can forget none.")
+        is_kept = torch.ones(len(self.photos_), dtype=torch.bool)
+        for photo in torch.cat([self._embed(maps) for maps in features.batches()]):
+            differences = (self.photos_ - photo).abs().amax(dim=1).masked_fill(~is_kept, math.inf)
+            nearest = int(differences.argmin())
+            if not differences[nearest] <= 1e-3:  # what half precision rounds off in batches of another size
+                raise ValueError("Baseline can forget only photos that it has learned, and one of these it has not.")
+            is_kept[nearest] = False
+        if not is_kept.any():
+            raise ValueError("Baseline must keep at least one photo, and was asked to forget all.")
+        return self._learn(self.photos_[is_kept], int(is_kept.sum()))
 
     def predict(self, maps: Mapping[int, Tensor]) -> Prediction:
         """Scores photos; there is neither map nor evidence."""
@@ -100,16 +142,17 @@ class Baseline:
         return Prediction(torch.from_numpy(scores).float(), None, None)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """``photos_``."""
+        """``photos_`` and ``seen_``."""
         check_is_fitted(self, "photos_")
-        return {"photos_": self.photos_}
+        return {"photos_": self.photos_, "seen_": self.seen_}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
         """Takes another one's photos, and fits the estimator again."""
-        return self._learn(take(self, state, "photos_"))
+        photos = take(self, state, "photos_")
+        return self._learn(photos, int(state.get("seen_", torch.tensor([len(photos)]))))
 
-    def _learn(self, photos: Tensor) -> Self:
-        self.photos_ = photos
+    def _learn(self, photos: Tensor, seen: int) -> Self:
+        self.photos_, self.seen_ = photos, torch.tensor([seen])
         rows = photos.double().numpy()
         is_varied = bool(np.ptp(rows, axis=0).max() > 1e-6)  # more than what float32 rounds off unit vectors
         self._score = _scorer(self.method if is_varied else "nearest-neighbor", rows, self.seed)
@@ -117,6 +160,14 @@ class Baseline:
 
     def _embed(self, maps: Mapping[int, Tensor]) -> Tensor:
         return embed_photos([maps[layer] for layer in self.layers], power=self.power)
+
+
+def _spread(photos: Tensor, max_photos: int) -> Tensor:
+    """At most so many photos, evenly spaced in their order by value, in which some methods want rows to come."""
+    photos = photos[np.lexsort(photos.T.numpy()[::-1])]
+    if len(photos) <= max_photos:
+        return photos
+    return photos[torch.linspace(0, len(photos) - 1, max_photos, dtype=torch.float64).long()]
 
 
 def _scorer(method: Method, photos: _Rows, seed: int) -> _Scorer:

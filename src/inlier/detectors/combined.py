@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inlier.detectors.crossfit import cross_scores, score_photos
-from inlier.detectors.protocol import Detector, check_features, check_is_fitted, take
+from inlier.detectors.protocol import Detector, Mergeable, check_features, check_is_fitted, mergeable, take
 from inlier.features.cache import FeatureSet
 from inlier.records import Prediction
 
@@ -27,8 +27,16 @@ class Combined:
     ones, counts for little, and one that sits tight counts for much. The map is that of the first member that has
     one; the evidence is all members', those that raise the score most first.
 
-    Learns ``centers_`` and ``scales_``, shape (number of members,), and what its members learn.
+    Learned in parts, the centre is the parts' mean, and the scale the root of their mean square, weighted by how many
+    photos were scored for them: each part knows its own spread, if it has photos of two groups at least.
+
+    Learns ``centers_`` and ``scales_``, shape (number of members,), ``weight_`` (1,), the number of photos scored for
+    them, and what its members learn.
     """
+
+    centers_: Tensor
+    scales_: Tensor
+    weight_: Tensor | None
 
     def __init__(self, members: Sequence[Detector], *, seed: int = 0) -> None:
         """Joins unfitted detectors.
@@ -49,14 +57,60 @@ class Combined:
 
     def fit(self, features: FeatureSet) -> Self:
         """Measures each member's spread on photos it has not seen, then fits it on all."""
+        return self._fit(features, lambda member: member.fit(features))
+
+    def fit_part(self, features: FeatureSet) -> Self:
+        """As ``fit``, while members keep what they need to merge; see ``Mergeable``."""
+        return self._fit(features, lambda member: _mergeable(member).fit_part(features))
+
+    def merge(self, other: Self, *, num_photos: int) -> Self:
+        """Merges each member with the other's, and averages centres and scales; see ``Mergeable``."""
+        check_is_fitted(self, "scales_")
+        check_is_fitted(other, "scales_")
+        for member, others in zip(self._mergeable_members(), other._mergeable_members(), strict=True):
+            member.merge(others, num_photos=num_photos)
+        of_other = take(other, {} if other.weight_ is None else {"weight_": other.weight_}, "weight_")
+        weights = [num_photos if self.weight_ is None else int(self.weight_), int(of_other)]
+        self.weight_ = torch.tensor([sum(weights)])
+        if sum(weights):
+            first, second = (weight / sum(weights) for weight in weights)
+            self.centers_ = first * self.centers_ + second * other.centers_
+            self.scales_ = (first * self.scales_.square() + second * other.scales_.square()).sqrt()
+        return self
+
+    def finish(self) -> Self:
+        """Lets members go of what only merges would have needed."""
+        check_is_fitted(self, "scales_")
+        for member in self._mergeable_members():
+            member.finish()
+        return self
+
+    def remove(self, photos: Collection[int], features: FeatureSet | None = None) -> Self:
+        """Makes each member forget; centres and scales stay, as the calibration was made with them."""
+        check_is_fitted(self, "scales_")
+        for member in self._mergeable_members():
+            member.remove(photos, features)
+        return self
+
+    @property
+    def forgets_numbers(self) -> bool:
+        """Whether all members forget photos by their numbers."""
+        return all(member.forgets_numbers for member in self._mergeable_members())
+
+    def _mergeable_members(self) -> list[Mergeable]:
+        return [_mergeable(member) for member in self.members]
+
+    def _fit(self, features: FeatureSet, fit_member: Callable[[Detector], object]) -> Self:
         check_features(self, features)
         centers, scales = torch.zeros(len(self.members)), torch.ones(len(self.members))
+        weight = 0
         for place, member in enumerate(self.members):
             scores = self._unseen_scores(member, features)
-            if len(scores):
+            if weight := len(scores):  # the same for all members
                 centers[place], scales[place] = _center_and_scale(scores)
-            member.fit(features)
+            fit_member(member)
         self.centers_, self.scales_ = centers, scales
+        self.weight_ = torch.tensor([weight])
         return self
 
     def _unseen_scores(self, member: Detector, features: FeatureSet) -> NDArray[np.float32]:
@@ -89,9 +143,10 @@ class Combined:
         return Prediction(shares.sum(dim=1), anomaly_map, evidence)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """``centers_``, ``scales_``, and the members' states behind their numbers."""
+        """``centers_``, ``scales_``, ``weight_`` where it is known, and the members' states behind their numbers."""
         check_is_fitted(self, "scales_")
         state = {"centers_": self.centers_, "scales_": self.scales_}
+        state |= {} if self.weight_ is None else {"weight_": self.weight_}
         for place, member in enumerate(self.members):
             state |= {f"{place}.{name}": tensor for name, tensor in member.state_dict().items()}
         return state
@@ -102,6 +157,7 @@ class Combined:
             prefix = f"{place}."
             member.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
         self.centers_, self.scales_ = take(self, state, "centers_"), take(self, state, "scales_")
+        self.weight_ = state.get("weight_")
         return self
 
 
@@ -110,3 +166,7 @@ def _center_and_scale(scores: np.ndarray) -> tuple[float, float]:
     center = float(np.median(scores))
     scale = _MAD_TO_SIGMA * float(np.median(np.abs(scores - center)))
     return center, scale or float(scores.std()) or 1.0
+
+
+def _mergeable(member: Detector) -> Mergeable:
+    return mergeable(member, name=type(member).__name__)

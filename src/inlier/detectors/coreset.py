@@ -169,10 +169,19 @@ class CoresetStream:
     def _keep(self, num_rows: int) -> None:
         rows, tags = torch.cat(self._rows), torch.cat(self._tags)
         self._rows, self._tags = [], []  # so that the parts go before the selection begins
-        if len(rows) > num_rows:
-            indices = greedy_coreset(_narrow(rows), num_rows).indices
-            rows, tags = rows[indices], tags[indices]
+        rows, tags = reduced(rows, tags, num_rows)
         self._rows, self._tags = [rows], [tags]
+
+
+def reduced(rows: Tensor, tags: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    """A coreset of at most so many rows, shape (N, D), with their tags, shape (N,); all of them if they are no more.
+
+    Wide rows are compared as in ``CoresetStream``.
+    """
+    if len(rows) <= num_rows:
+        return rows, tags
+    indices = greedy_coreset(_narrow(rows), num_rows).indices
+    return rows[indices], tags[indices]
 
 
 def selection_width(depth: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from inlier.detectors.anomaly_map import POOLINGS, Pooling, pool_map, smooth_map
-from inlier.detectors.coreset import CoresetStream, selection_width
-from inlier.detectors.neighbors import nearest_rows
-from inlier.detectors.protocol import check_features, check_is_fitted, take
+from inlier.detectors.coreset import CoresetStream, reduced, selection_width
+from inlier.detectors.neighbors import FlatIndex, nearest_rows
+from inlier.detectors.protocol import check_features, check_is_fitted, kept_numbers, take
 from inlier.features.backbone import check_layers
 from inlier.features.cache import BATCH_SIZE, FeatureSet
 from inlier.features.patches import embed_patches
@@ -28,6 +28,14 @@ PART_BYTES = 32 * 2**20
 
 ROW_BYTES = 40
 """What the selection of a coreset holds for each row beside its numbers: tags twice, length, bound, picks seen."""
+
+SPARE = 4
+"""Rows that the bank of a part of the photos has at most, for each of ``max_bank_rows``.
+
+A part keeps its share of patches, as far as that goes: parts whose shares add up to the final bank are joined, and
+nothing is chosen twice. Where ``max_bank_rows`` cuts the final bank short, it is chosen among the rows that the parts
+kept, and the radii of both choices add up in the worst case; in many dimensions they hardly ever point the same way.
+"""
 
 NUM_EVIDENCE = 3
 """Places of a photo that explain its score."""
@@ -56,8 +64,11 @@ class PatchCore:
     ``pooling="top"`` averages the worst patches, where the paper takes the worst one and re-weights it
     (``is_reweighted=True`` with ``pooling="max"``: eq. 7, the thesis's 3.3).
 
-    Learns ``memory_bank_`` (M, D) and ``bank_places_`` (M,), which says of each row whence it came:
-    photo * cells + cell.
+    Learns ``memory_bank_`` (M, D), ``bank_places_`` (M,), which says of each row whence it came: photo * cells + cell,
+    and ``seen_`` (2,), the number of photos and the cells of each; models of earlier versions lack it.
+
+    Parts of the photos merge into a coreset of coresets. Forgetting a photo drops its rows; where these stood for
+    patches of other photos too, nothing takes their place, so that such patches look a little odder from then on.
 
     Example:
         >>> from inlier.features.cache import FeatureCache
@@ -69,6 +80,10 @@ class PatchCore:
     """
 
     is_trained = False
+    forgets_numbers = True
+    memory_bank_: Tensor
+    bank_places_: Tensor
+    seen_: Tensor | None
 
     def __init__(
         self,
@@ -148,19 +163,56 @@ class PatchCore:
         self.map_size = map_size
         self.sigma = sigma
         self.memory_budget_bytes = memory_budget_bytes
+        self._index: FlatIndex | None = None  # of the bank, made when it is first searched
 
     def fit(self, features: FeatureSet) -> Self:
         """Fills the memory bank with a coreset of the photos' patches; photos are numbered in their order."""
-        check_features(self, features)
-        features = features.with_layers(self.layers)
-        room = self.room({layer: of_photo.shape[1:] for layer, of_photo in features.select([0]).read().items()})
-        stream = CoresetStream(capacity=room.capacity, num_kept=room.num_kept)
-        for maps in features.batches(room.together):
-            rows = self._embed(maps).flatten(0, 2)  # (B * h * w, D)
-            stream.append(rows, torch.arange(stream.num_seen, stream.num_seen + len(rows)))
-            del rows  # the stream has it, and lets go of it before it needs room
-        num_rows = min(self.max_bank_rows, math.ceil(self.coreset_ratio * stream.num_seen))
-        self.memory_bank_, self.bank_places_ = stream.finish(num_rows)
+        return self._fill(features, spare=1)
+
+    def fit_part(self, features: FeatureSet) -> Self:
+        """Fills the memory bank as ``fit`` does, with up to ``SPARE`` times as many rows for merges to choose from."""
+        return self._fill(features, spare=SPARE)
+
+    def merge(self, other: Self, *, num_photos: int) -> Self:
+        """Takes the other's rows too, and reduces all if they outgrow the memory budget; see ``Mergeable``."""
+        for one in (self, other):
+            check_is_fitted(one, "memory_bank_")
+        num_others, cells = _seen(other)
+        if self.memory_bank_.shape[1] != other.memory_bank_.shape[1] or (
+            self.seen_ is not None and self.seen_.tolist() != [num_photos, cells]
+        ):
+            raise ValueError(
+                f"PatchCore can merge banks of the same width and cells only, and this one has learned {num_photos} "
+                f"photos; got {_shown(self)} and {_shown(other)}."
+            )
+        rows = torch.cat([self.memory_bank_, other.memory_bank_])
+        places = torch.cat([self.bank_places_, other.bank_places_ + num_photos * cells])
+        capacity = max(2, self.memory_budget_bytes // _row_bytes(rows.shape[1]))
+        if len(rows) > capacity:
+            rows, places = reduced(rows, places, self._num_kept(capacity))
+        self.memory_bank_, self.bank_places_ = rows, places
+        self.seen_ = torch.tensor([num_photos + num_others, cells])
+        return self
+
+    def finish(self) -> Self:
+        """Reduces the bank to the share of all patches that it is to have."""
+        check_is_fitted(self, "memory_bank_")
+        num_rows = self.max_bank_rows if self.seen_ is None else self._num_rows(math.prod(self.seen_.tolist()), spare=1)
+        self.memory_bank_, self.bank_places_ = reduced(self.memory_bank_, self.bank_places_, num_rows)
+        return self
+
+    def remove(self, photos: Collection[int], features: FeatureSet | None = None) -> Self:
+        """Drops the rows that came from these photos; see ``Mergeable``."""
+        check_is_fitted(self, "memory_bank_")
+        num_photos, cells = _seen(self)
+        numbers = kept_numbers(photos, num_photos, owner="PatchCore")
+        of_row = numbers[self.bank_places_ // cells]
+        is_kept = of_row >= 0
+        if not is_kept.any():
+            raise ValueError("No patch of the photos that are left is in the bank of PatchCore; fit it on them anew.")
+        self.memory_bank_ = self.memory_bank_[is_kept]
+        self.bank_places_ = of_row[is_kept] * cells + self.bank_places_[is_kept] % cells
+        self.seen_ = torch.tensor([int(numbers.max()) + 1, cells])
         return self
 
     def predict(self, maps: Mapping[int, Tensor]) -> Prediction:
@@ -180,12 +232,9 @@ class PatchCore:
         maps_bytes = 4 * sum(math.prod(shapes[layer]) for layer in self.layers)
         photo_bytes = 2 * (maps_bytes + 4 * num_cells * depth)  # the next maps are read, and patches joined, beside
         together = max(1, min(BATCH_SIZE, PART_BYTES // photo_bytes, self.memory_budget_bytes // (4 * photo_bytes)))
-        chosen_by = selection_width(depth)
-        narrow = 2 * chosen_by if chosen_by < depth else depth  # projected, and centred
-        numbers = max(2 * depth, depth + narrow + depth / 2)  # rows and their parts; then what they are chosen by, and
         left = self.memory_budget_bytes - together * photo_bytes
-        capacity = max(2, num_cells, int(left // (4 * numbers + ROW_BYTES)))  # picks; one photo, if need be beyond
-        return Room(together, capacity, min(self.max_bank_rows, capacity // 2))
+        capacity = max(2, num_cells, left // _row_bytes(depth))  # one photo, if need be beyond
+        return Room(together, capacity, self._num_kept(capacity))
 
     def num_scored(self, shapes: Mapping[int, Sequence[int]]) -> int:
         """Photos whose patches ``predict`` holds at once, for maps of these shapes: layer -> (C, h, w)."""
@@ -198,14 +247,37 @@ class PatchCore:
         return math.prod(self._grid(shapes[self.layers[0]][1:])), min(self.embedding_width or depth, depth)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """``memory_bank_`` and ``bank_places_``."""
+        """``memory_bank_``, ``bank_places_``, and ``seen_`` where it is known."""
         check_is_fitted(self, "memory_bank_")
-        return {"memory_bank_": self.memory_bank_, "bank_places_": self.bank_places_}
+        state = {"memory_bank_": self.memory_bank_, "bank_places_": self.bank_places_}
+        return state if self.seen_ is None else state | {"seen_": self.seen_}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> Self:
         """Takes another PatchCore's memory bank."""
         self.memory_bank_, self.bank_places_ = (take(self, state, name) for name in ("memory_bank_", "bank_places_"))
+        self.seen_ = state.get("seen_")
         return self
+
+    def _fill(self, features: FeatureSet, *, spare: int) -> Self:
+        check_features(self, features)
+        features = features.with_layers(self.layers)
+        room = self.room({layer: of_photo.shape[1:] for layer, of_photo in features.select([0]).read().items()})
+        stream = CoresetStream(capacity=room.capacity, num_kept=room.num_kept)
+        for maps in features.batches(room.together):
+            rows = self._embed(maps).flatten(0, 2)  # (B * h * w, D)
+            stream.append(rows, torch.arange(stream.num_seen, stream.num_seen + len(rows)))
+            del rows  # the stream has it, and lets go of it before it needs room
+        self.memory_bank_, self.bank_places_ = stream.finish(self._num_rows(stream.num_seen, spare=spare))
+        self.seen_ = torch.tensor([len(features), stream.num_seen // len(features)])
+        return self
+
+    def _num_rows(self, num_patches: int, *, spare: int) -> int:
+        """Rows of the bank of so many patches."""
+        return min(spare * self.max_bank_rows, math.ceil(self.coreset_ratio * num_patches))
+
+    def _num_kept(self, capacity: int) -> int:
+        """Rows kept of ``capacity`` or more: enough for several reductions to add up to little."""
+        return min(SPARE * self.max_bank_rows, capacity // 2)
 
     def _embed(self, maps: Mapping[int, Tensor]) -> Tensor:
         rows, columns = self._grid(maps[self.layers[0]].shape[-2:])
@@ -220,7 +292,9 @@ class PatchCore:
     def _score(self, maps: Mapping[int, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Of photos the scores, those of their patches, and the nearest rows: shapes (B,), (B, h, w) and (B, h, w)."""
         patches = self._embed(maps)
-        distances, rows = nearest_rows(patches.flatten(0, 2), self.memory_bank_)
+        if self._index is None or self._index.rows is not self.memory_bank_:
+            self._index = FlatIndex(self.memory_bank_)
+        distances, rows = self._index.nearest(patches.flatten(0, 2))
         patch_scores, nearest = distances.view(patches.shape[:3]), rows.view(patches.shape[:3])
         if self.is_reweighted:
             return self._reweighted(patches, patch_scores, nearest), patch_scores, nearest
@@ -280,3 +354,24 @@ class PatchCore:
             min(1.0, (column + 0.5 + reach) / width),
             min(1.0, (row + 0.5 + reach) / height),
         )
+
+
+def _row_bytes(depth: int) -> int:
+    """What a row of so many numbers takes while a coreset of all of them is chosen."""
+    chosen_by = selection_width(depth)
+    narrow = 2 * chosen_by if chosen_by < depth else depth  # projected, and centred
+    numbers = max(
+        2 * depth, depth + narrow + depth / 2
+    )  # rows and their parts; then what they are chosen by, and picks
+    return math.ceil(4 * numbers) + ROW_BYTES
+
+
+def _seen(detector: PatchCore) -> tuple[int, int]:
+    """How many photos it has learned, and the cells of each."""
+    num_photos, cells = take(detector, {} if detector.seen_ is None else {"seen_": detector.seen_}, "seen_").tolist()
+    return num_photos, cells
+
+
+def _shown(detector: PatchCore) -> str:
+    width = f"width {detector.memory_bank_.shape[1]}"
+    return width if detector.seen_ is None else "{1} cells of {0} photos, {2}".format(*detector.seen_.tolist(), width)

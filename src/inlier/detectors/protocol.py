@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol, Self
+from collections.abc import Collection, Mapping
+from typing import Protocol, Self, TypeGuard
 
+import torch
 from torch import Tensor
 
-from inlier.errors import ModelError, NotFittedError
+from inlier.errors import ConfigError, ModelError, NotFittedError
 from inlier.features.cache import FeatureSet
 from inlier.records import Prediction
 
@@ -54,6 +55,93 @@ class Detector(Protocol):
             ModelError: Something is missing.
         """
         ...
+
+
+class Mergeable(Detector, Protocol):
+    """A detector that learns from photos part by part, wherever the parts are, and can forget photos again.
+
+    ``part.fit_part(...)`` for each part, ``merge`` one after the other, and ``finish`` once: the result is that of
+    ``fit`` on all photos, exactly or as far as a coreset of coresets goes. ``fit`` is ``fit_part`` and ``finish``.
+
+    Attributes:
+        forgets_numbers: Whether the number of a photo is enough to forget it; else its features are needed too.
+    """
+
+    forgets_numbers: bool
+
+    def fit_part(self, features: FeatureSet) -> Self:
+        """Learns from normal photos like ``fit``, and keeps more of them: what a merge still chooses from.
+
+        Raises:
+            ValueError: There are no photos.
+        """
+        ...
+
+    def merge(self, other: Self, *, num_photos: int) -> Self:
+        """Learns what another one with the same options has learned from other photos.
+
+        Args:
+            other: Fitted; it stays as it is.
+            num_photos: How many photos this one has learned; those of the other are numbered from there on.
+
+        Raises:
+            NotFittedError: One of them is not fitted.
+            ModelError: One of them is of an earlier version, whose models do not say what a merge must know.
+            ValueError: They are of different options, or of photos of different sizes.
+        """
+        ...
+
+    def finish(self) -> Self:
+        """Lets go of what only further merges would have needed."""
+        ...
+
+    def remove(self, photos: Collection[int], features: FeatureSet | None = None) -> Self:
+        """Forgets photos; those left are numbered anew, without gaps, in their order.
+
+        Args:
+            photos: Their numbers, in the order of ``fit``.
+            features: Of these photos; None is enough if it ``forgets_numbers``.
+
+        Raises:
+            ModelError: It is of an earlier version, whose models do not say what is asked for.
+            ValueError: None would be left, their features are needed, or they cannot be among those learned.
+        """
+        ...
+
+
+def can_merge(detector: Detector) -> TypeGuard[Mergeable]:
+    """Whether it is a ``Mergeable``, and all its members are, if it has some."""
+    return hasattr(detector, "merge") and all(can_merge(member) for member in getattr(detector, "members", ()))
+
+
+def mergeable(detector: Detector, *, name: str) -> Mergeable:
+    """The same detector, which can learn part by part and forget; or ConfigError with the names of those that can.
+
+    Args:
+        detector: Any.
+        name: What its section is called.
+    """
+    if not can_merge(detector):
+        raise ConfigError(
+            f"{name} learns from all photos at once: it can neither add nor remove some, nor learn in shards; "
+            "patchcore, photo-neighbors, subspace, photo-subspace, baseline, and a combined of these can."
+        )
+    return detector
+
+
+def kept_numbers(photos: Collection[int], num_photos: int, *, owner: str) -> Tensor:
+    """The new number of each photo when some are forgotten, shape (num_photos,), int64; -1 of these.
+
+    Raises:
+        ValueError: None would be left, or there are no photos of these numbers.
+    """
+    if unknown := sorted(number for number in photos if not 0 <= number < num_photos):
+        raise ValueError(f"{owner} has learned photos 0 to {num_photos - 1}, and cannot forget {unknown[0]}.")
+    is_kept = torch.ones(num_photos, dtype=torch.bool)
+    is_kept[sorted(photos)] = False
+    if not is_kept.any():
+        raise ValueError(f"{owner} must keep at least one photo, and was asked to forget all.")
+    return torch.where(is_kept, is_kept.cumsum(0) - 1, -1)
 
 
 def check_is_fitted(owner: object, attribute: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -84,6 +84,7 @@ class PatchSubspace:
     """
 
     is_trained = False
+    forgets_numbers = False
 
     def __init__(
         self,
@@ -139,27 +140,25 @@ class PatchSubspace:
         check_features(self, features)
         return self._learn(self._moments(features))
 
-    def add(self, features: FeatureSet) -> Self:
-        """Learns further normal photos, as if they had been there from the beginning."""
+    def remove(self, photos: Collection[int], features: FeatureSet | None = None) -> Self:
+        """Forgets photos, by their features alone, as if they had never been there; see ``Mergeable``."""
         check_is_fitted(self, "subspace_")
-        check_features(self, features)
-        return self._learn(self.subspace_.moments + self._moments(features))
+        return self._learn(_left(self, features, self._moments))
 
-    def remove(self, features: FeatureSet) -> Self:
-        """Forgets photos that it has learned, as if they had never been there.
+    def fit_part(self, features: FeatureSet) -> Self:
+        """The same as ``fit``: moments lose nothing."""
+        return self.fit(features)
 
-        Raises:
-            ValueError: There are none, none would be left, or they cannot all have been learned.
-        """
-        check_is_fitted(self, "subspace_")
-        check_features(self, features)
-        return self._learn(_left(self, self._moments(features)))
-
-    def merge(self, other: Self) -> Self:
-        """Learns what another one with the same options has learned from other photos."""
+    def merge(self, other: Self, *, num_photos: int) -> Self:
+        """Adds the other's moments, exactly; photos have no numbers here. See ``Mergeable``."""
         check_is_fitted(self, "subspace_")
         check_is_fitted(other, "subspace_")
         return self._learn(self.subspace_.moments + other.subspace_.moments)
+
+    def finish(self) -> Self:
+        """Itself; nothing was kept for merges only."""
+        check_is_fitted(self, "subspace_")
+        return self
 
     def predict(self, maps: Mapping[int, Tensor]) -> Prediction:
         """Scores photos, with a map in ``map_size`` pixels; no single normal photo is evidence."""
@@ -208,6 +207,7 @@ class PhotoSubspace:
     """
 
     is_trained = False
+    forgets_numbers = False
 
     def __init__(self, *, layers: Sequence[int] = (3, 4), power: float = 1.0, explained_variance: float = 0.9) -> None:
         """Checks the parameters; nothing is learned yet.
@@ -232,27 +232,25 @@ class PhotoSubspace:
         check_features(self, features)
         return self._learn(self._moments(features))
 
-    def add(self, features: FeatureSet) -> Self:
-        """Learns further normal photos, as if they had been there from the beginning."""
+    def remove(self, photos: Collection[int], features: FeatureSet | None = None) -> Self:
+        """Forgets photos, by their features alone, as if they had never been there; see ``Mergeable``."""
         check_is_fitted(self, "subspace_")
-        check_features(self, features)
-        return self._learn(self.subspace_.moments + self._moments(features))
+        return self._learn(_left(self, features, self._moments))
 
-    def remove(self, features: FeatureSet) -> Self:
-        """Forgets photos that it has learned, as if they had never been there.
+    def fit_part(self, features: FeatureSet) -> Self:
+        """The same as ``fit``: moments lose nothing."""
+        return self.fit(features)
 
-        Raises:
-            ValueError: There are none, none would be left, or they cannot all have been learned.
-        """
-        check_is_fitted(self, "subspace_")
-        check_features(self, features)
-        return self._learn(_left(self, self._moments(features)))
-
-    def merge(self, other: Self) -> Self:
-        """Learns what another one with the same options has learned from other photos."""
+    def merge(self, other: Self, *, num_photos: int) -> Self:
+        """Adds the other's moments, exactly; photos have no numbers here. See ``Mergeable``."""
         check_is_fitted(self, "subspace_")
         check_is_fitted(other, "subspace_")
         return self._learn(self.subspace_.moments + other.subspace_.moments)
+
+    def finish(self) -> Self:
+        """Itself; nothing was kept for merges only."""
+        check_is_fitted(self, "subspace_")
+        return self
 
     def predict(self, maps: Mapping[int, Tensor]) -> Prediction:
         """Scores photos; there is neither map nor evidence."""
@@ -288,9 +286,14 @@ def _sum(parts: Iterable[Moments]) -> Moments:
     return reduce(add, parts)
 
 
-def _left(detector: PatchSubspace | PhotoSubspace, removed: Moments) -> Moments:
-    """What a detector knows without these rows."""
-    left = detector.subspace_.moments - removed
+def _left(
+    detector: PatchSubspace | PhotoSubspace, features: FeatureSet | None, moments: Callable[[FeatureSet], Moments]
+) -> Moments:
+    """What a detector knows without these photos."""
+    if features is None:
+        raise ValueError(f"{type(detector).__name__} forgets photos only when it is given their features again.")
+    check_features(detector, features)
+    left = detector.subspace_.moments - moments(features)
     if not left.count:
         raise ValueError(f"{type(detector).__name__} must keep at least one photo, and was asked to forget all.")
     return left

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 _NOTHING = 1e-12
@@ -39,31 +38,47 @@ def within_classes(embeddings: Tensor, labels: Sequence[str]) -> Tensor:
 
 
 def shrunk_whitening(centred: Tensor, background: Tensor | None = None, *, share: float = 0.0) -> Tensor:
-    """W with W W' the inverse of the shrunk covariance, shape (D, D); the identity where nothing varies.
+    """``whitening`` by the shrunk covariance of rows with mean 0, shape (N, D), and of a background's, shape (B, D)."""
+    of_background = None if background is None else shrunk_covariance(background - background.mean(dim=0))
+    return whitening(shrunk_covariance(centred), of_background, share=share)
+
+
+def whitening(
+    covariance: NDArray[np.float64], background: NDArray[np.float64] | None = None, *, share: float = 0.0
+) -> Tensor:
+    """W with W W' the inverse of a covariance, shape (D, D); the identity where nothing varies.
 
     Args:
-        centred: Rows with mean 0, shape (N, D).
-        background: Rows of any mean, shape (B, D), whose covariance, scaled to the same trace, is mixed in.
+        covariance: Shape (D, D).
+        background: Another one, which is scaled to the same trace and mixed in.
         share: Of the background, in [0, 1).
     """
-    covariance = _shrunk_covariance(centred)
     if background is not None and share:
-        of_background = _shrunk_covariance(background - background.mean(dim=0))
-        traces = np.trace(covariance), np.trace(of_background)
+        traces = np.trace(covariance), np.trace(background)
         if traces[0] <= _NOTHING:  # one photo: all there is to go by is the background
-            covariance = of_background
+            covariance = background
         elif traces[1] > _NOTHING:
-            covariance = (1 - share) * covariance + share * traces[0] / traces[1] * of_background
+            covariance = (1 - share) * covariance + share * traces[0] / traces[1] * background
     variances, directions = np.linalg.eigh(covariance)
     if variances[-1] <= _NOTHING:  # one photo, or copies of one
-        return torch.eye(centred.shape[1])
+        return torch.eye(len(covariance))
     floor = 1e-6 * variances[-1]  # what rounding leaves of a direction that does not vary
     return torch.from_numpy(directions / np.sqrt(np.maximum(variances, floor))).float()
 
 
-def _shrunk_covariance(centred: Tensor) -> NDArray[np.float64]:
+def variances(whitening: Tensor) -> Tensor:
+    """The variance along each column of a whitening, shape (D,), float64: its columns are orthogonal, 1 / sd long.
+
+    So W diag(variances) is the inverse of W', and W diag(variances ** 2) W' the covariance.
+    """
+    return 1 / whitening.double().square().sum(dim=0)
+
+
+def shrunk_covariance(centred: Tensor) -> NDArray[np.float64]:
     """Covariance of rows with mean 0, shrunk by the rule of Ledoit & Wolf, shape (D, D); 0 of a single row."""
     if len(centred) < 2:
         return np.zeros((centred.shape[1], centred.shape[1]))
+    from sklearn.covariance import ledoit_wolf  # only who fits waits for it
+
     covariance: NDArray[np.float64] = ledoit_wolf(centred.double().numpy(), assume_centered=True)[0]
     return covariance

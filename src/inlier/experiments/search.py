@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from inlier.experiments.tuning import (
 )
 from inlier.features.store import DEFAULT_BUDGET, FeatureStore
 from inlier.outputs import check_folder
+from inlier.scale import HERE, Workers, map_items, reached
 from inlier.workflow import Progress, no_progress
 
 AMPLE_BYTES = 2 * 2**30
@@ -65,12 +66,13 @@ class Request:
         study: Name in that database; None: told from the detector and the photos.
         cache: Folder of the features; None: in the folder of the search.
         cache_budget: Bytes that it may hold.
-        num_processes: Workers on this machine, this process among them.
+        on: Where trials run. Other machines need a database that they reach, and must find the folder, the features and
+            the photos under the same paths.
         device: Where the backbone runs.
         workers: Threads that decode.
         command: What the user asked, to be kept beside the numbers.
         is_concluded: Whether the winner is fitted, and judged on test.
-        deadline: When no further trial is begun, on this machine's monotonic clock; ``tune`` sets it.
+        deadline: When no further trial is begun, in seconds since 1970; ``tune`` sets it.
     """
 
     config: Config
@@ -84,7 +86,7 @@ class Request:
     study: str | None = None
     cache: Path | None = None
     cache_budget: int = DEFAULT_BUDGET
-    num_processes: int = 1
+    on: Workers = HERE
     device: str = "cpu"
     workers: int = 2
     command: str = ""
@@ -115,14 +117,25 @@ def tune(request: Request, *, progress: Progress = no_progress) -> tuple[dict[st
         What ``tuning.json`` holds, and the photos that could not be read, each with the reason.
 
     Raises:
-        ConfigError: The configuration, the space or the database cannot be used, or the search was begun otherwise.
+        ConfigError: The configuration, the space, the database or the cluster cannot be used, or the search was begun
+            otherwise.
         ManifestError: There are no photos to learn from or to judge by.
         InlierError: Trial after trial fails.
-        MissingExtraError: Optuna is not installed.
+        MissingExtraError: Optuna is not installed, or Ray where it is asked for.
     """
     check_target(request.out)
+    with reached(request.on) as (num_nodes, num_workers):
+        if num_nodes > 1 and (request.storage or "sqlite").startswith("sqlite"):
+            raise ConfigError(
+                f"The cluster has {num_nodes} nodes, and SQLite is for one: give --storage a database that all reach, "
+                "such as postgresql+psycopg://USER@HOST/NAME."
+            )
+        return _tune(replace(request, on=replace(request.on, processes=num_workers)), progress)
+
+
+def _tune(request: Request, progress: Progress) -> tuple[dict[str, Any], list[tuple[Photo, str]]]:
     if request.timeout is not None:
-        request = replace(request, deadline=time.monotonic() + request.timeout)
+        request = replace(request, deadline=time.time() + request.timeout)
     request.out.mkdir(parents=True, exist_ok=True)
     is_tight = _is_tight(request.config)
     task, prepared = _apart(_prepare, request) if is_tight else _prepare(request, progress)
@@ -154,25 +167,26 @@ def work(request: Request, task: Task, prepared: Any) -> None:
 
 
 def _run_all(request: Request, task: Task, prepared: Any, search: Search, study: Any, progress: Progress) -> None:
-    """Runs the trials in as many processes as asked for, of which this is one unless memory is tight.
-
-    Where memory is tight, this one only looks on, and trials have processes to themselves that load no network.
-    """
+    """Runs the trials: here, or if memory is tight or more workers are asked for, in these; then this one looks on."""
     advance = progress("Searching", request.num_trials)
-    num_others = request.num_processes - (not _is_tight(request.config))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max(1, num_others), context) as pool:
-        others = [pool.submit(work, request, task, prepared) for _ in range(num_others)]
-        told = 0
-        if num_others < request.num_processes:
-            told = request.num_trials  # of all that are over it is told then
-            with task.open(prepared) as run:
-                _work(request, task, run, search, study, advance)
-        while not all(other.done() for other in others):
-            told = tell(study, search, told, advance)
-            wait(others, timeout=1.0)
-        for other in others:
-            other.result()
+    if request.on.is_here and not _is_tight(request.config):
+        with task.open(prepared) as run:
+            _work(request, task, run, search, study, advance)
+        return
+    told = 0
+
+    def look() -> None:
+        nonlocal told
+        told = tell(study, search, told, advance)
+
+    make, on = partial(_worker, request, task, prepared), replace(request.on, is_apart=True)
+    with closing(map_items(make, range(on.processes), on=on, in_order=False, on_wait=look)) as workers:
+        for _ in workers:
+            look()
+
+
+def _worker(request: Request, task: Task, prepared: Any) -> Callable[[int], None]:
+    return lambda number: work(request, task, prepared)
 
 
 def _work(request: Request, task: Task, run: Run, search: Search, study: Any, advance: Callable[[int], None]) -> None:
@@ -222,7 +236,7 @@ def _search(request: Request, task: Task) -> Search:
         directions=(task.direction, *seconds),
         seed=task.seed,
         num_trials=request.num_trials,
-        deadline=request.deadline,
+        deadline=None if request.deadline is None else time.monotonic() + request.deadline - time.time(),
     )
 
 
@@ -244,8 +258,12 @@ def _conclude(task: Task, config: Config, out: Path, is_default: bool, progress:
 
 def _apart(function: Callable[..., Any], *arguments: Any) -> Any:
     """Calls a function in a process of its own, whose memory goes with it."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+    with closing(map_items(partial(_starred, function), [arguments], on=Workers(is_apart=True))) as calls:
+        return next(calls)
+
+
+def _starred(function: Callable[..., Any]) -> Callable[[Sequence[Any]], Any]:
+    return lambda arguments: function(*arguments)
 
 
 def _judge(request: Request, task: Task, run: Run, trial: Trial) -> Sequence[float]:

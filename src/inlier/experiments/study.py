@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from inlier.experiments.study_tables import describe_study, write_tables
 from inlier.features.arrangement import check_extra
 from inlier.features.store import DEFAULT_BUDGET
 from inlier.outputs import as_text, check_folder, write_whole
+from inlier.scale import HERE, Workers, map_items
 from inlier.workflow import Progress, no_progress
 
 if sys.platform != "win32":
@@ -46,7 +46,7 @@ def run_study(
     plan: Study,
     out: Path,
     *,
-    num_processes: int = 1,
+    on: Workers = HERE,
     cache_budget: int = DEFAULT_BUDGET,
     device: str = "cpu",
     workers: int = 2,
@@ -61,7 +61,7 @@ def run_study(
     Args:
         plan: What is to be done.
         out: Folder of the study.
-        num_processes: Jobs at a time, each in a process of its own; 1: in this one.
+        on: Where jobs are done. Machines other than this one must find the folder and the photos under the same paths.
         cache_budget: Bytes that features may take on disk.
         device: Where backbones run.
         workers: Threads that decode, for each job.
@@ -83,7 +83,7 @@ def run_study(
     fingerprints = {name: read_data(of).fingerprint() for name, of in plan.datasets.items()}
     bench = Bench(plan, out, fingerprints, device, workers, cache_budget, command)
     with _alone(out):
-        _run_jobs(bench, num_processes, progress)
+        _run_jobs(bench, on, progress)
         report, pictures = describe_study(bench), Pictures()
         add_patches(bench, report, pictures, progress)
         add_galleries(bench, report, pictures, progress)
@@ -98,7 +98,7 @@ def check_target(directory: Path) -> None:
     check_folder(directory, marker=marker, content="a study")
 
 
-def _run_jobs(bench: Bench, num_processes: int, progress: Progress) -> None:
+def _run_jobs(bench: Bench, on: Workers, progress: Progress) -> None:
     """Backbones first, since cells need them; then cells, data set by data set."""
     backbones = [plan for plan in bench.study.backbones.values() if plan.objective is not None]
     cells: list[Job] = [*bench.study.cells]
@@ -106,12 +106,8 @@ def _run_jobs(bench: Bench, num_processes: int, progress: Progress) -> None:
         left = [job for job in jobs if not _is_done(bench, job)]
         advance = progress(name, len(jobs))
         advance(len(jobs) - len(left))
-        if num_processes == 1:
-            for job in left:
-                _do(bench, job)
-                advance(1)
-        else:
-            _share(bench, left, num_processes, advance)
+        for _ in map_items(partial(_worker, bench, on), left, on=on, in_order=False):
+            advance(1)
 
 
 def _is_done(bench: Bench, job: Job) -> bool:
@@ -131,19 +127,11 @@ def _do(bench: Bench, job: Job) -> None:
         raise type(error)(f"{job.name}: {error}") from error
 
 
-def _share(bench: Bench, jobs: Sequence[Job], num_processes: int, advance: Callable[[int], None]) -> None:
-    """Does jobs in processes, which share the cores; the first that fails ends the others when these are done."""
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 1) // num_processes)
-    with ProcessPoolExecutor(num_processes, context, torch.set_num_threads, (threads,)) as pool:
-        pending: set[Future[None]] = {pool.submit(_do, bench, job) for job in jobs}
-        while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                if error := future.exception():
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise error
-                advance(1)
+def _worker(bench: Bench, on: Workers) -> Callable[[Job], None]:
+    """What a process does with jobs; processes share the cores."""
+    if not on.is_here:
+        torch.set_num_threads(min(on.num_threads, torch.get_num_threads()))
+    return partial(_do, bench)
 
 
 def _write(out: Path, report: dict[str, Any], pictures: Pictures) -> None:

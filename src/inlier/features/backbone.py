@@ -44,7 +44,8 @@ class Backbone(nn.Module):
         mean: What the network expects to be subtracted from red, green and blue in [0, 1].
         std: Likewise, to be divided by.
         precision: Type of numbers that ``extract`` computes with.
-        runtime: What ``extract`` computes with; where it cannot, PyTorch does.
+        runtime: What ``extract`` is to compute with; where it cannot, PyTorch does.
+        runs_in: What it computes with; None before the first photo.
 
     Example:
         >>> backbone = Backbone("efficientnet_lite0", layers=(3, 4))
@@ -94,6 +95,7 @@ class Backbone(nn.Module):
         self.std = cast("tuple[float, float, float]", tuple(settings["std"]))
         if is_pretrained:
             load_weights(name, self.network, weights=weights)
+        self.runs_in: Runtime | None = None
         self._trunk: tuple[tuple[int, ...], Trunk] | None = None
         self.eval()
 
@@ -213,7 +215,7 @@ class Backbone(nn.Module):
         """The network as ``extract`` runs it, for photos of this size; made when it is first needed."""
         size = tuple(images.shape[2:])
         if self._trunk is None or self._trunk[0] != size:
-            trunk, _ = open_trunk(self.network, images, runtime=self.runtime, precision=self.precision)
+            trunk, self.runs_in = open_trunk(self.network, images, runtime=self.runtime, precision=self.precision)
             self._trunk = size, trunk
         return self._trunk[1]
 

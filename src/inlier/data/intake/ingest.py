@@ -62,6 +62,7 @@ def ingest(
     exclude: Sequence[str] = (),
     normal: Sequence[str] = (),
     workers: int = 2,
+    ray: str | None = None,
     facts: dict[str, Any] | None = None,
     progress: Progress = lambda task, total: lambda steps: None,
 ) -> Ingestion:
@@ -74,13 +75,15 @@ def ingest(
         include: Globs of the files to take; none: all.
         exclude: Globs of files to leave.
         normal: Labels of normal photos; if given, the manifest says of every labelled photo whether it is anomalous.
-        workers: Processes that decode; 0: none but this one.
+        workers: Processes that decode; 0: none but this one, or of a cluster one for each CPU.
+        ray: Address of a Ray cluster whose nodes find sources and data set under the same paths; None: no cluster.
         facts: What ``dataset.json`` says besides settings and counts: command and versions.
         progress: Shows a task with its number of steps; 0 if that is not known.
 
     Raises:
         InlierError: The data set was made with other settings, is being written to, or cannot be written.
         ManifestError: A path does not exist, or there is nothing in them.
+        ConfigError: The cluster cannot be used.
     """
     work = directory / WORK
     check_folder(directory, marker=WORK if work.exists() else "dataset.json", content="a data set of inlier ingest")
@@ -99,7 +102,7 @@ def ingest(
             with closing(Journal(work / "journal.sqlite")) as journal:
                 _recall(journal, directory, settings, has_photos=about is not None)
                 journal.add_sources(_judged(chain([first], sources), normal, progress("Finding files", 0)))
-                _prepare(journal, directory, settings, workers, progress)
+                _prepare(journal, directory, settings, workers, ray, progress)
                 result = _conclude(journal, directory, settings, facts or {}, progress)
             if not roll_forward(directory):
                 finish(directory)
@@ -138,7 +141,9 @@ def _judged(sources: Iterable[Source], normal: Sequence[str], advance: Callable[
         yield source
 
 
-def _prepare(journal: Journal, directory: Path, settings: Settings, workers: int, progress: Progress) -> None:
+def _prepare(
+    journal: Journal, directory: Path, settings: Settings, workers: int, ray: str | None, progress: Progress
+) -> None:
     scratch = directory / WORK / "scratch"
     scratch.mkdir(exist_ok=True)
     preparer = Preparer(directory, scratch, settings.longest_side, settings.keep_gps)
@@ -150,6 +155,7 @@ def _prepare(journal: Journal, directory: Path, settings: Settings, workers: int
             preparer,
             journal.pending(),
             workers=workers if num_pending >= _TOGETHER else 0,
+            ray=ray if num_pending >= _TOGETHER else None,
             presence=directory / PHOTOS,
             on_crash=lambda source: Prepared(error=CRASHED),
         ):

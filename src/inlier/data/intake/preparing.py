@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import socket
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,7 +151,7 @@ class Preparer:
     def _write(self, name: str, content: bytes) -> None:
         """Writes a file that is whole or absent; another process may be writing the same."""
         path = self.directory / name
-        unfinished = self.scratch / f"{os.getpid()}.part"
+        unfinished = self.scratch / f"{socket.gethostname()}-{os.getpid()}.part"
         try:
             unfinished.write_bytes(content)
             path.parent.mkdir(parents=True, exist_ok=True)
