@@ -87,7 +87,10 @@ def measure_speed(pairs: Sequence[tuple[Runtime, Precision]], repeats: int) -> l
     images = torch.rand(max(BATCHES), 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
         wanted = backbone(images)
-        trunks = [open_trunk(backbone.network, images, runtime=of, precision=precision) for of, precision in pairs]
+        trunks = [
+            open_trunk(backbone.network, images, name=backbone.name, runtime=of, precision=precision)
+            for of, precision in pairs
+        ]
         seconds: dict[tuple[int, int], list[float]] = {}
         for _ in range(repeats + 1):  # the first round warms up
             for size in BATCHES:

@@ -12,6 +12,7 @@ from inlier.data.manifest import Manifest, Photo
 from inlier.decision.heatmap import decode
 from inlier.embedding import Embedder, embed_all
 from inlier.features.pooling import embed_photos
+from inlier.features.runtime import best_runtime
 
 TINY = {"input": {"size": 64}, "backbone": {"precision": "float32"}}
 
@@ -33,7 +34,8 @@ def test_the_section_of_photo_neighbors_and_the_layers_hold(data: Manifest) -> N
     maps = embedder.backbone.extract(embedder.transform.to_tensor(read_image(data.photos[0].path, min_side=64))[None])
     np.testing.assert_allclose(embedder.embeddings(), embed_photos([maps[2]], power=1.0).numpy(), rtol=1e-4, atol=1e-6)
     assert embedder.facts() == {
-        "name": "efficientnet_lite0", "weights": None, "precision": "float32", "layers": [2], "size": 64,
+        "name": "efficientnet_lite0", "weights": None, "precision": "float32", "runtime": best_runtime("cpu"),
+        "layers": [2], "size": 64,
     }  # fmt: skip
 
 

@@ -266,7 +266,8 @@ def test_a_note_says_when_the_rate_asks_too_much(model: Model) -> None:
 def test_a_note_says_when_pytorch_stands_in_for_openvino(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     notes = model.notes
     backbone = Backbone("test_resnet", layers=(2,), is_pretrained=False, runtime="openvino")
-    other = replace(model, backbone=backbone)
+    config = model.config | {"backbone": model.config["backbone"] | {"runtime": "openvino"}}
+    other = replace(model, backbone=backbone, config=config)
     monkeypatch.setattr("inlier.model.has_openvino", lambda: True)
     assert other.notes == notes
     backbone.runs_in = "torch"  # which could be had, and could not take the network

@@ -299,10 +299,20 @@ def test_a_search_on_several_nodes_needs_a_database_for_all(data: Manifest, tmp_
         tune(request)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as workers on a cluster compute with; sums in other orders differ in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
 def test_photos_are_inspected_alike_here_and_on_a_cluster_that_loses_a_node(
-    cluster: Any, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Any, model_folder: Path, one_thread: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    model = Model.load(model_folder)
     monkeypatch.setattr(inspection, "PART_SIZE", 8)
     photos = [Photo(tmp_path / f"{number}.jpg", "test") for number in range(200)]
     for number, photo in enumerate(photos[:-1]):  # the last one is not there

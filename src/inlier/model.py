@@ -152,9 +152,10 @@ class Model:
 
     def _runtime_note(self) -> str | None:
         """A sentence where features are not computed as they were for the calibration."""
-        backbone = self.backbone
-        is_there = next(backbone.parameters()).device.type == "cpu" and has_openvino() and backbone.runs_in != "torch"
-        if backbone.runtime == "torch" or is_there:
+        if self.config["backbone"].get("runtime", "torch") == "torch":
+            return None
+        is_on_cpu = next(self.backbone.parameters()).device.type == "cpu"
+        if is_on_cpu and has_openvino() and self.backbone.runs_in != "torch":
             return None
         return (
             "The model was calibrated on features that OpenVINO computed, and here PyTorch computes them: scores "

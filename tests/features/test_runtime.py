@@ -62,7 +62,7 @@ def test_openvino_gives_the_maps_of_the_network(name: str, precision: Precision,
     photos = F.interpolate(images, size=size, mode="bilinear")
     with torch.inference_mode():
         wanted = backbone(photos)
-    trunk, used = open_trunk(backbone.network, photos, runtime="openvino", precision=precision)
+    trunk, used = open_trunk(backbone.network, photos, name="one", runtime="openvino", precision=precision)
     assert used == "openvino"
     assert [features.shape for features in trunk(photos)] == [features.shape for features in wanted]
     assert farthest(trunk(photos), wanted) <= TOLERANCES[precision]
@@ -83,7 +83,7 @@ def test_a_photo_has_the_same_features_in_any_company(precision: Precision, imag
 
 @needs_openvino
 def test_maps_are_the_callers_to_keep(images: Tensor) -> None:
-    trunk, _ = open_trunk(networks()["stages"].network, images, runtime="openvino", precision="float32")
+    trunk, _ = open_trunk(networks()["stages"].network, images, name="one", runtime="openvino", precision="float32")
     first = trunk(images[:2])
     before = [features.clone() for features in first]
     trunk(images[2:4])
@@ -125,7 +125,7 @@ class Untraceable(Lying):
 @needs_openvino
 @pytest.mark.parametrize("network", [Lying(), Untraceable()], ids=["far off", "refused"])
 def test_torch_computes_what_openvino_cannot(network: nn.Module, images: Tensor) -> None:
-    trunk, used = open_trunk(network, images, runtime="openvino", precision="float32")
+    trunk, used = open_trunk(network, images, name="one", runtime="openvino", precision="float32")
     assert used == "torch"
     assert torch.equal(trunk(images)[0], images)
 
@@ -134,7 +134,7 @@ def test_without_openvino_torch_computes(images: Tensor, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "has_openvino", lambda: False)
     assert best_runtime("cpu") == "torch"
     network = networks()["stages"].network
-    trunk, used = open_trunk(network, images, runtime="openvino", precision="float32")
+    trunk, used = open_trunk(network, images, name="one", runtime="openvino", precision="float32")
     assert used == "torch"
     with torch.inference_mode():
         assert farthest(trunk(images), network(images)) <= 1e-5
@@ -149,7 +149,8 @@ def test_openvino_tells_nobody_that_it_is_used() -> None:
         "    def __init__(self):\n"
         "        super().__init__(); self.weight = nn.Parameter(torch.ones(()))\n"
         "    def forward(self, images): return [2 * images * self.weight]\n"
-        "print(of.open_trunk(Double(), torch.zeros(1, 3, 8, 8), runtime='openvino', precision='float32')[1])\n"
+        "options = {'name': 'one', 'runtime': 'openvino', 'precision': 'float32'}\n"
+        "print(of.open_trunk(Double(), torch.zeros(1, 3, 8, 8), **options)[1])\n"
         "print(any(name.startswith('openvino_telemetry') for name in sys.modules))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -160,7 +161,7 @@ def test_openvino_tells_nobody_that_it_is_used() -> None:
 def test_nobody_is_warned_of_how_it_is_done(images: Tensor) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        open_trunk(networks()["stages"].network, images, runtime="openvino", precision="float32")
+        open_trunk(networks()["stages"].network, images, name="one", runtime="openvino", precision="float32")
 
 
 @needs_openvino
@@ -172,3 +173,40 @@ def test_a_backbone_says_what_it_runs_in(images: Tensor, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "has_openvino", lambda: False)
     backbone.train(False).extract(images)
     assert backbone.runs_in == "torch"
+
+
+@needs_openvino
+def test_a_network_is_compiled_once_and_another_one_anew(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_compiled", type(module._compiled)())
+    compiled: list[nn.Module] = []
+    compile_it = module._compile
+    monkeypatch.setattr(module, "_compile", lambda network, *of: compiled.append(network) or compile_it(network, *of))
+    monkeypatch.setattr(module, "MAX_COMPILED", 2)
+
+    def maps(layers: tuple[int, ...], seed: int) -> dict[int, Tensor]:
+        torch.manual_seed(seed)
+        backbone = Backbone("test_resnet", layers=layers, is_pretrained=False, runtime="openvino")
+        given = backbone.extract(images[:2])
+        with torch.inference_mode():
+            assert farthest(list(given.values()), backbone(images[:2])) <= 1e-3
+        return given
+
+    first = maps((2,), 0)
+    assert torch.equal(maps((2,), 0)[2], first[2]) and len(compiled) == 1
+    maps((2,), 1)  # other weights
+    maps((1,), 0)  # other layers of the first one, which is let go
+    assert len(compiled) == 3 and len(module._compiled) == 2
+    maps((2,), 0)
+    assert len(compiled) == 4
+
+
+@needs_openvino
+def test_what_is_compiled_stays_as_it_was_when_the_network_is_trained_on(images: Tensor) -> None:
+    torch.manual_seed(5)
+    network = Backbone("test_resnet", layers=(2,), is_pretrained=False).network
+    trunk, _ = open_trunk(network, images, name="trained", runtime="openvino", precision="float32")
+    before = trunk(images[:2])[0]
+    with torch.no_grad():
+        for weights in network.parameters():
+            weights.mul_(3)
+    assert torch.equal(trunk(images[:2])[0], before)

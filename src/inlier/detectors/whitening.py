@@ -75,10 +75,20 @@ def variances(whitening: Tensor) -> Tensor:
 
 
 def shrunk_covariance(centred: Tensor) -> NDArray[np.float64]:
-    """Covariance of rows with mean 0, shrunk by the rule of Ledoit & Wolf, shape (D, D); 0 of a single row."""
-    if len(centred) < 2:
-        return np.zeros((centred.shape[1], centred.shape[1]))
-    from sklearn.covariance import ledoit_wolf  # only who fits waits for it
+    """Covariance of rows with mean 0, shrunk by the rule of Ledoit & Wolf, shape (D, D); 0 of a single row.
 
-    covariance: NDArray[np.float64] = ledoit_wolf(centred.double().numpy(), assume_centered=True)[0]
+    As scikit-learn's ``ledoit_wolf``; importing that takes a second of every command, and 100 MB of its memory.
+    """
+    rows = centred.double().numpy()
+    count, depth = rows.shape
+    if count < 2:
+        return np.zeros((depth, depth))
+    covariance: NDArray[np.float64] = rows.T @ rows / count
+    mean_variance = np.trace(covariance) / depth  # of the sphere that it is drawn towards
+    total = np.square(covariance).sum()
+    apart = total - depth * mean_variance**2  # squared distance to the sphere
+    noise = (np.square(np.square(rows).sum(axis=1)).sum() / count - total) / count  # of the covariance itself, likewise
+    share = min(noise, apart) / apart if apart > 0 else 0.0
+    covariance *= 1 - share
+    covariance.flat[:: depth + 1] += share * mean_variance
     return covariance

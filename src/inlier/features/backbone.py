@@ -215,7 +215,13 @@ class Backbone(nn.Module):
         """The network as ``extract`` runs it, for photos of this size; made when it is first needed."""
         size = tuple(images.shape[2:])
         if self._trunk is None or self._trunk[0] != size:
-            trunk, self.runs_in = open_trunk(self.network, images, runtime=self.runtime, precision=self.precision)
+            trunk, self.runs_in = open_trunk(
+                self.network,
+                images,
+                name=f"{self.name} {self.layers}",
+                runtime=self.runtime,
+                precision=self.precision,
+            )
             self._trunk = size, trunk
         return self._trunk[1]
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib
 import importlib.util
 import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -25,6 +27,9 @@ MICRO_BATCH = 8
 
 TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 0.15}
 """How far a layer's map may be from PyTorch's in float32, as a share of its norm, before a runtime is not used."""
+
+MAX_COMPILED = 8
+"""Networks that stay compiled: most processes need one or two, and what is traced anew is never quite let go."""
 
 Trunk = Callable[[Tensor], list[Tensor]]
 """Normalised photos, float32, shape (B, 3, H, W) -> a map of each layer, float32, shape (B, C, h, w), on the CPU."""
@@ -48,7 +53,12 @@ def has_openvino() -> bool:
     return "openvino" in sys.modules or importlib.util.find_spec("openvino") is not None
 
 
-def open_trunk(network: nn.Module, example: Tensor, *, runtime: Runtime, precision: Precision) -> tuple[Trunk, Runtime]:
+_compiled: OrderedDict[str, Any] = OrderedDict()
+
+
+def open_trunk(
+    network: nn.Module, example: Tensor, *, name: str, runtime: Runtime, precision: Precision
+) -> tuple[Trunk, Runtime]:
     """The network in a runtime, for photos of one size.
 
     What OpenVINO makes of the network is compared with PyTorch in float32. Where it cannot take the network, is too
@@ -57,6 +67,7 @@ def open_trunk(network: nn.Module, example: Tensor, *, runtime: Runtime, precisi
     Args:
         network: Gives feature maps; left as it is.
         example: Photos of the size that will come, shape (B, 3, H, W).
+        name: Which network it is, and which maps it gives: what its weights do not say.
         runtime: The one wanted.
         precision: Type of numbers to compute with.
 
@@ -65,10 +76,14 @@ def open_trunk(network: nn.Module, example: Tensor, *, runtime: Runtime, precisi
     """
     device = next(network.parameters()).device
     if runtime == "openvino" and device.type == "cpu" and has_openvino():
-        size = (int(example.shape[-2]), int(example.shape[-1]))
-        trunk = _in_openvino(network, size, precision)
-        if trunk is not None and _is_close(trunk, network, size, TOLERANCES[precision]):
-            return trunk, "openvino"
+        key = _key(network, name, list(example.shape[2:]), precision, torch.get_num_threads())
+        if key not in _compiled:
+            _compiled[key] = _checked(network, (int(example.shape[-2]), int(example.shape[-1])), precision)
+            while len(_compiled) > MAX_COMPILED:
+                _compiled.popitem(last=False)
+        _compiled.move_to_end(key)
+        if _compiled[key] is not None:
+            return _in_openvino(_compiled[key]), "openvino"
     return _in_torch(network, precision), "torch"
 
 
@@ -103,7 +118,33 @@ class _Traceable(nn.Module):
         return tuple(feature_maps(self.network, images))
 
 
-def _in_openvino(network: nn.Module, size: tuple[int, int], precision: Precision) -> Trunk | None:
+def _key(network: nn.Module, *about: object) -> str:
+    """What tells a compiled network from all others."""
+    digest = hashlib.sha256(repr(about).encode())
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode() + tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _checked(network: nn.Module, size: tuple[int, int], precision: Precision) -> Any:
+    """The network compiled for this processor; None if OpenVINO cannot take it, or is too far off."""
+    compiled = _compile(network, size, precision)
+    if compiled is None or not _is_close(_in_openvino(compiled), network, size, TOLERANCES[precision]):
+        return None
+    return compiled
+
+
+def _in_openvino(compiled: Any) -> Trunk:
+    request, num_layers = compiled.create_infer_request(), len(compiled.outputs)
+
+    def extract(images: Tensor) -> list[Tensor]:
+        request.infer([images.contiguous().numpy()], share_inputs=True)
+        return [torch.from_numpy(request.get_output_tensor(place).data.copy()) for place in range(num_layers)]
+
+    return extract
+
+
+def _compile(network: nn.Module, size: tuple[int, int], precision: Precision) -> Any:
     """The network compiled for this processor; None if OpenVINO cannot take it."""
     openvino = _import_openvino()
     frontend: Any = importlib.import_module("openvino.frontend")
@@ -120,19 +161,13 @@ def _in_openvino(network: nn.Module, size: tuple[int, int], precision: Precision
             trace: Any = torch.jit.trace
             traced = trace(_Traceable(network).eval(), blank, check_trace=False, strict=False)
             reader = frontend.FrontEndManager().load_by_framework("pytorch")
-            decoded = decoder.TorchScriptPythonDecoder(traced, example_input=blank)  # must live until it is converted
+            # It must live until it is converted, and not share weights that may be trained on.
+            decoded = decoder.TorchScriptPythonDecoder(traced, example_input=blank, shared_memory=False)
             graph = reader.convert(reader.load(decoded))
         graph.reshape([-1, 3, *size])
-        request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
+        return openvino.Core().compile_model(graph, "CPU", settings)
     except Exception:  # a converter written in C++ raises whatever it likes; PyTorch can do all that it can
         return None
-    num_layers = len(graph.outputs)
-
-    def extract(images: Tensor) -> list[Tensor]:
-        request.infer([images.contiguous().numpy()], share_inputs=True)
-        return [torch.from_numpy(request.get_output_tensor(place).data.copy()) for place in range(num_layers)]
-
-    return extract
 
 
 def _import_openvino() -> Any:
