@@ -20,7 +20,7 @@ from inlier.data.transforms import Transform
 from inlier.data.views import View, hand_held_views
 from inlier.detectors.components import component_names
 from inlier.errors import ConfigError, ManifestError
-from inlier.features.backbone import Backbone, all_layers
+from inlier.features.backbone import MAX_STAGES, Backbone, all_layers
 from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.features.store import FeatureStore
 from inlier.fitting import fit_and_calibrate, num_steps
@@ -38,9 +38,6 @@ FEW_PHOTOS = 20
 
 VIEWS_OF_FEW = 7
 """Such copies of each photo: turned, darker, brighter, nearer, and two of these at once."""
-
-MAX_SHARED_LAYERS = 6
-"""Layers of a network up to which a store keeps the features of all of them."""
 
 MAX_BACKGROUND = 2000
 """Photos of a background that are looked at: plenty for a mean and a covariance."""
@@ -215,7 +212,7 @@ def backbone_to_share(config: Config, layers: Sequence[int]) -> Backbone:
         layers: Those that are looked at.
     """
     every = all_layers(config["backbone"]["name"])
-    return build_backbone(config, every if len(every) <= MAX_SHARED_LAYERS else layers)
+    return build_backbone(config, every if len(every) <= MAX_STAGES else layers)
 
 
 def _background_photos(background: Manifest | None, data: Manifest, config: Config) -> Manifest:

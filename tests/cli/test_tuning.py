@@ -9,7 +9,16 @@ import pytest
 pytest.importorskip("optuna", reason="Optuna is not installed")
 
 Run = Callable[..., object]
-TINY = ("--set", "input.size=64", "--set", "backbone.precision=float32", "--set", "fit.augment=0")
+TINY = (
+    "--set",
+    "input.size=64",
+    "--set",
+    "backbone.precision=float32",
+    "--set",
+    "fit.augment=0",
+    "--memory-budget",
+    "64GiB",
+)  # room for a process that has run all tests before these
 
 
 def test_a_search_says_what_it_found_and_where_to_look(inlier: Run, dataset: Path, tmp_path: Path) -> None:

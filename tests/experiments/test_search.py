@@ -22,7 +22,12 @@ from inlier.workflow import fit
 
 pytest.importorskip("optuna", reason="Optuna is not installed")
 
-TINY: Config = {"input": {"size": 64}, "backbone": {"precision": "float32"}, "fit": {"augment": 0}}
+ROOM = "64GiB"  # for a process that has run all tests before these
+TINY: Config = {
+    "input": {"size": 64},
+    "backbone": {"precision": "float32"},
+    "fit": {"augment": 0, "memory_budget": ROOM},
+}
 
 
 def request(data: Manifest, out: Path, detector: str = "photo-neighbors", **changes: Any) -> Request:

@@ -33,6 +33,9 @@ size = 64
 [config.backbone]
 precision = "float32"
 
+[config.fit]  # room for a process that has run all tests before these
+memory_budget = "64GiB"
+
 [data.engine]
 path = "engine"
 title = "Engines"
@@ -109,6 +112,7 @@ def test_a_cell_is_what_fit_and_evaluate_give_by_hand(done: tuple[Path, dict[str
             weights = out / "backbones" / backbone / "model"
             section = {"name": "efficientnet_lite0", "weights": str(weights)}
         config = {"input": {"size": 64}, "backbone": section, "fit": {"detector": "photo-neighbors"}}
+        config["fit"]["memory_budget"] = "64GiB"
         by_hand, _ = fit(config, data)
         assert by_hand.identity == cell.identity
         metrics = json.loads((folder / "test" / "metrics.json").read_text())

@@ -210,3 +210,20 @@ def test_what_is_compiled_stays_as_it_was_when_the_network_is_trained_on(images:
         for weights in network.parameters():
             weights.mul_(3)
     assert torch.equal(trunk(images[:2])[0], before)
+
+
+@needs_openvino
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("layers", [(2, 3), (3,), (1, 2, 3)])
+def test_a_layers_map_is_the_same_whichever_others_are_looked_at(
+    precision: Precision, layers: tuple[int, ...], images: Tensor
+) -> None:
+    if precision == "bfloat16" and best_precision("cpu") != "bfloat16":
+        pytest.skip("the processor has no bfloat16")
+    every, some = (
+        Backbone("efficientnet_lite0", layers=of, precision=precision, runtime="openvino")
+        for of in ((1, 2, 3, 4), layers)
+    )
+    of_every, of_some = every.extract(images), some.extract(images)
+    assert list(of_some) == list(layers) and some.runs_in == "openvino"
+    assert all(torch.equal(of_every[layer], of_some[layer]) for layer in layers)

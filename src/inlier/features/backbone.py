@@ -24,6 +24,9 @@ from inlier.features.runtime import (
 )
 from inlier.features.weights import EMBEDDED, load_weights, set_weights
 
+MAX_STAGES = 6
+"""Layers of a network with stages, at most; those of a plain transformer are its blocks, and more."""
+
 
 class Backbone(nn.Module):
     """A frozen network and its feature maps, a list with one map for each layer.
@@ -215,15 +218,30 @@ class Backbone(nn.Module):
         """The network as ``extract`` runs it, for photos of this size; made when it is first needed."""
         size = tuple(images.shape[2:])
         if self._trunk is None or self._trunk[0] != size:
+            network, layers = self._as_run()
             trunk, self.runs_in = open_trunk(
-                self.network,
-                images,
-                name=f"{self.name} {self.layers}",
-                runtime=self.runtime,
-                precision=self.precision,
+                network, images, name=f"{self.name} {layers}", runtime=self.runtime, precision=self.precision
             )
-            self._trunk = size, trunk
+            places = [layers.index(layer) for layer in self.layers]
+            self._trunk = size, lambda photos: [maps[place] for maps in [trunk(photos)] for place in places]
         return self._trunk[1]
+
+    def _as_run(self) -> tuple[nn.Module, tuple[int, ...]]:
+        """The network that is to be compiled, and its layers.
+
+        Which maps are handed out changes what OpenVINO rounds to bfloat16 before the last of them. So it hands out all
+        maps up to there, and a layer's map is the same whichever others a detector looks at.
+        """
+        before = tuple(range(1, self.layers[-1] + 1))
+        if self.runtime == "torch" or self.precision == "float32" or before == self.layers:
+            return self.network, self.layers
+        if len(all_layers(self.name)) > MAX_STAGES:
+            return self.network, self.layers
+        device = next(self.network.parameters()).device
+        with torch.random.fork_rng(devices=[]):  # its random weights are replaced, and must move no others
+            whole = _create_network(self.name, before).to(device).eval()
+        whole.load_state_dict(self.network.state_dict())
+        return whole, before
 
 
 def check_layers(owner: str, layers: Sequence[int]) -> tuple[int, ...]:
