@@ -134,7 +134,7 @@ def measure_quality(
             is_anomalous = np.array([bool(photo.is_anomalous) for photo in reader.photos[len(to_learn) :]])
             for of, config in configs.items():
                 scores = _scores(config, to_learn, to_judge)
-                rows[of]["auroc"][f"{runtime} {precision}"] = image_auroc(is_anomalous, scores)
+                rows[of]["auroc"][f"{runtime} {precision}"] = image_auroc(scores, is_anomalous)
         rows[DETECTORS[0]]["num_judged"] = rows[DETECTORS[1]]["num_judged"] = len(is_anomalous)
     return list(rows.values())
 
