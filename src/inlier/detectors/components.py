@@ -198,11 +198,11 @@ def _spread(squared: Tensor, truth: Tensor) -> Tensor:
 
 def _temperature(likelihood: Tensor, truth: Tensor) -> Tensor:
     """What makes the classes of photos most likely, shape (1,); 1 of no photos."""
+    from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]  # only who fits waits for it
+
     if not len(truth):
         return torch.ones(1)
     likelihood = likelihood.double()
-
-    from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]  # only who fits waits for it
 
     def surprise(log_temperature: float) -> float:
         return float(torch.nn.functional.cross_entropy(likelihood / math.exp(log_temperature), truth))

@@ -14,17 +14,22 @@ CHUNK_BYTES = 32 * 2**20
 """Room for the distances of one chunk of queries; about what stays in a processor's caches and is reused."""
 
 _SHORT_BYTES = 4 * 2**20
+"""Room for the approximate distances of one chunk."""
+
 _MAX_CANDIDATES = 32
+"""Rows for each query, on average, above which a shortlist is none, and float32 looks at all rows."""
+
 _ROUNDING = 2.0**-8
+"""Share of a number by which rounding it to bfloat16 is off at most."""
 
 
 class FlatIndex:
     """Rows prepared to be searched: the exact nearest one of each query, by a product in bfloat16 where that is fast.
 
     Squared distances in bfloat16 are wrong, but not by more than is known: by the Cauchy-Schwarz inequality, the
-    lengths of what was rounded off bound the error of a product, and 2^-8 of it that of a result. So of all rows only
-    those can be nearest whose approximate distance is within these bounds of the smallest one. They are one or two of
-    thousands, and their distances are computed from the differences in float32.
+    lengths of what was rounded off bound the error of a product, and 2^-8 of a result that of rounding it. So of all
+    rows only those can be nearest whose approximate distance is within these bounds of the smallest one. They are few,
+    and their distances are computed from the differences in float32.
 
     Attributes:
         rows: As given, shape (M, D).
@@ -88,7 +93,7 @@ class FlatIndex:
         longest = lengths.sqrt()
         error = 2 * (rounded_off * self._longest + (longest + rounded_off) * self._rounded_off.max())
         error += 1e-5 * (longest + self._longest).square()  # what float32 rounds off while it adds
-        limit = ((smallest * (1 + _ROUNDING) + 2 * error) * (1 + 2 * _ROUNDING)).bfloat16()
+        limit = ((smallest * (1 + _ROUNDING) + 2 * error) * (1 + 4 * _ROUNDING)).bfloat16()
         pairs = np.flatnonzero(ordered <= limit.view(torch.int16).numpy()[:, None])
         places, rows = np.divmod(pairs, len(self.rows))
         return torch.from_numpy(places), torch.from_numpy(rows)

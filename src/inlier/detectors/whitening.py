@@ -77,7 +77,7 @@ def variances(whitening: Tensor) -> Tensor:
 def shrunk_covariance(centred: Tensor) -> NDArray[np.float64]:
     """Covariance of rows with mean 0, shrunk by the rule of Ledoit & Wolf, shape (D, D); 0 of a single row.
 
-    As scikit-learn's ``ledoit_wolf``; importing that takes a second of every command, and 100 MB of its memory.
+    As scikit-learn's ``ledoit_wolf``, whose import every command would wait for, and keep in memory.
     """
     rows = centred.double().numpy()
     count, depth = rows.shape
