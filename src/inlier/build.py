@@ -68,9 +68,9 @@ _SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
     },
 }
 """Sections that name no single constructor: keyword -> type and default. ``combined`` joins by default one detector
-that sees places and two that see the whole; the fastest precision and runtime, and how many altered copies few photos
-need, are decided when they are known. What ``adapted`` says is not for the user to set: ``resolve`` writes it, and only
-where the backbone is one."""
+that sees places and two that see the whole; precision and runtime, which depend on the device, and how many altered
+copies few photos need, are decided when they are known. What ``adapted`` says is not for the user to set: ``resolve``
+writes it, and only where the backbone is one."""
 
 _BESIDE: dict[str, Callable[..., Any]] = {"components": Components}
 """Sections that name what stands beside the detector."""
@@ -90,7 +90,7 @@ def resolve(config: Mapping[str, Mapping[str, Any]], *, device: str, layers: Seq
 
     Args:
         config: Sections of keywords; all are checked, and those of the chosen detector kept.
-        device: Where the backbone will run, which decides the fastest precision and runtime.
+        device: Where the backbone will run, which decides precision and runtime.
         layers: Stages of the backbone for every detector involved; None: those of their sections.
 
     A backbone may be a BACKBONE folder, by its path. A name that timm has is timm's wherever the command runs, so that

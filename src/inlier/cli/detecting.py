@@ -62,7 +62,7 @@ LayersOption = Annotated[
 WeightsOption = Annotated[
     Path | None, typer.Option(help="File with the backbone's weights, .safetensors or .pth.", metavar="FILE")
 ]
-PrecisionOption = Annotated[str | None, typer.Option(help="float32 or bfloat16.", show_default="the faster here")]
+PrecisionOption = Annotated[str | None, typer.Option(help="float32 or bfloat16.", show_default="float32 on a CPU")]
 SizeOption = Annotated[
     int | None, typer.Option(help="Photos are resized to this square, in pixels.", show_default="224")
 ]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inlier.features.runtime import best_precision
+from inlier.features.runtime import multiplies_bfloat16
 
 CHUNK_BYTES = 32 * 2**20
 """Room for the distances of one chunk of queries; about what stays in a processor's caches and is reused."""
@@ -47,7 +47,7 @@ class FlatIndex:
             is_reduced: Whether to look in bfloat16 first; None: where the processor multiplies it.
         """
         self.rows = rows
-        self._is_reduced = best_precision("cpu") == "bfloat16" if is_reduced is None else is_reduced
+        self._is_reduced = multiplies_bfloat16() if is_reduced is None else is_reduced
         if self._is_reduced:
             self._mean = rows.mean(dim=0)  # shorter rows, hence less that is rounded off
             rounded, lengths, self._rounded_off = _rounded(rows - self._mean)
