@@ -50,7 +50,7 @@ LAYERS = (  # folder and files, from low to high; a new file takes its place her
     ),
     (
         "cli.",
-        "options updating ingesting detecting finetuning comparing mapping doctor tracking tuning studying demo main",
+        "options updating sharding ingesting fitting detecting finetuning comparing mapping doctor tracking tuning studying demo main",
     ),
     ("", "__main__"),
 )

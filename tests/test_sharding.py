@@ -99,3 +99,11 @@ def test_what_cannot_be_sharded_is_refused(noise: Manifest) -> None:
     trained = SECTIONS | {"fit": {"detector": "reverse-distillation"}}
     with pytest.raises(ConfigError, match=r"^reverse-distillation learns from all photos at once"):
         fit_in_shards(trained, noise, num_shards=2)
+
+
+def test_a_model_says_that_pytorch_stood_in_somewhere(noise: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {**SECTIONS, "backbone": {"precision": "float32", "runtime": "openvino"}}
+    monkeypatch.setattr("inlier.features.runtime.has_openvino", lambda: False)
+    model, _ = fit_in_shards(asked, noise, num_shards=2)
+    assert model.config["backbone"]["runtime"] == model.backbone.runtime == "torch"
+    assert not [note for note in model.notes if "OpenVINO" in note]

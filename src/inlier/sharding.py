@@ -21,6 +21,7 @@ from inlier.detectors.crossfit import Scores, score_photos
 from inlier.detectors.protocol import Mergeable, mergeable
 from inlier.errors import ConfigError, ManifestError
 from inlier.features.cache import FeatureCache, FeatureSet
+from inlier.features.runtime import Runtime
 from inlier.fitting import ENOUGH_DEV
 from inlier.model import Model, References, package_versions
 from inlier.reading import MAX_THUMBNAILS, Reader, normal_groups
@@ -63,6 +64,7 @@ class Part:
         scores: Of the photos, if these were to be scored.
         groups: Of each score.
         unreadable: Photos that could not be read, each with the reason.
+        runs_in: What computed the features; None if there are none.
     """
 
     state: dict[str, NDArray[np.generic]] | None
@@ -70,6 +72,7 @@ class Part:
     scores: Scores | None
     groups: tuple[str, ...]
     unreadable: Unreadable
+    runs_in: Runtime | None
 
 
 MapShards = Callable[[Callable[[Shard], Part], Iterable[Shard]], Iterable[Part]]
@@ -121,15 +124,18 @@ def fit_in_shards(
     empty = Shard(resolved, (), (), device, workers)
     shards = [*_split(empty, normal, learned, num_shards, seed=resolved["fit"]["seed"])]
     advance = progress("Learning", len(learned))
-    parts = _told(map_shards(run_shard, shards), shards, advance)
+    runtimes: set[Runtime] = set()
+    parts = _told(map_shards(run_shard, shards), shards, advance, runtimes)
     unreadable: list[tuple[Photo, str]] = []
     references = _merge_all(detector, parts, resolved, unreadable)
     if not len(references):
         raise ManifestError(f"None of the photos to learn from could be read, the first because: {unreadable[0][1]}.")
-    scoring = replace(empty, state=_to_arrays(detector))
+    if "torch" in runtimes:  # somewhere OpenVINO could not compute what was learned from
+        resolved["backbone"]["runtime"] = "torch"
+    scoring = replace(empty, config=resolved, state=_to_arrays(detector))
     shards = [*_split(scoring, normal, calibrates, num_shards, seed=resolved["fit"]["seed"])]
     advance = progress("Calibrating", len(calibrates))
-    calibration = _calibrate(_told(map_shards(run_shard, shards), shards, advance), unreadable)
+    calibration = _calibrate(_told(map_shards(run_shard, shards), shards, advance, runtimes), unreadable)
     facts = _facts(normal, len(references), 1 + len(views)) | {
         "num_calibration": len(calibration.normal_scores),
         "calibration": _method(normal, calibrates),
@@ -153,8 +159,10 @@ def run_shard(shard: Shard) -> Part:
         features, references = reader.read(Manifest(shard.photos), lambda steps: None, views=views)
         if shard.state is not None:
             scores = score_photos(_with(detector, shard.state), features)
-            return Part(None, References((), ()), scores, tuple(features.groups), tuple(reader.unreadable))
-        return Part(_learned(detector, features), references, None, (), tuple(reader.unreadable))
+            groups_of = tuple(features.groups)
+            return Part(None, References((), ()), scores, groups_of, tuple(reader.unreadable), backbone.runs_in)
+        learned = _learned(detector, features)
+        return Part(learned, references, None, (), tuple(reader.unreadable), backbone.runs_in)
 
 
 def _learned(detector: Mergeable, features: FeatureSet) -> dict[str, NDArray[np.generic]] | None:
@@ -190,9 +198,14 @@ def _split(template: Shard, normal: Manifest, places: Sequence[int], num_shards:
         yield replace(template, photos=tuple(photos[k] for k in members), groups=tuple(groups[k] for k in members))
 
 
-def _told(parts: Iterable[Part], shards: Sequence[Shard], advance: Callable[[int], None]) -> Iterator[Part]:
+def _told(
+    parts: Iterable[Part], shards: Sequence[Shard], advance: Callable[[int], None], runtimes: set[Runtime]
+) -> Iterator[Part]:
+    """The parts as they come; adds what computed their features to ``runtimes``."""
     for part, shard in zip(parts, shards, strict=True):
         advance(len(shard.photos))
+        if part.runs_in is not None:
+            runtimes.add(part.runs_in)
         yield part
 
 

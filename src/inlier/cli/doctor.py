@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from inlier.cli.detecting import BackboneOption, DataArgument
+from inlier.cli.fitting import BackboneOption, DataArgument
 from inlier.cli.options import (
     DeviceOption,
     JsonOption,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inlier.cli.detecting import BackboneOption, DataArgument, WeightsOption
+from inlier.cli.fitting import BackboneOption, DataArgument, WeightsOption
 from inlier.cli.options import (
     ConfigOption,
     DeviceOption,

@@ -8,7 +8,19 @@ import warnings
 
 import typer
 
-from inlier.cli import comparing, demo, detecting, doctor, finetuning, ingesting, mapping, studying, tracking, tuning
+from inlier.cli import (
+    comparing,
+    demo,
+    detecting,
+    doctor,
+    finetuning,
+    fitting,
+    ingesting,
+    mapping,
+    studying,
+    tracking,
+    tuning,
+)
 from inlier.errors import InlierError
 
 IMPOSSIBLE, INTERRUPTED = 2, 130
@@ -23,7 +35,7 @@ app = typer.Typer(
 app.command("ingest")(ingesting.ingest)
 app.command("doctor")(doctor.doctor)
 app.command("finetune")(finetuning.finetune)
-app.command("fit")(detecting.fit)
+app.command("fit")(fitting.fit)
 app.command("inspect")(detecting.inspect)
 app.command("evaluate")(detecting.evaluate)
 app.command("compare")(comparing.compare)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from inlier.cli.detecting import DataArgument, LayersOption, SizeOption, parse_layers
+from inlier.cli.fitting import DataArgument, LayersOption, SizeOption, parse_layers
 from inlier.cli.options import (
     ConfigOption,
     DeviceOption,

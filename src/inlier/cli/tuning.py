@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from inlier.cli.detecting import BackboneOption, DataArgument, SizeOption, WeightsOption
+from inlier.cli.fitting import BackboneOption, DataArgument, SizeOption, WeightsOption
 from inlier.cli.options import (
     ConfigOption,
     DeviceOption,
