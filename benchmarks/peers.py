@@ -32,6 +32,7 @@ import numpy as np
 from footprint import TRUNK, export_trunk, shown_command
 from inlier.data.manifest import Manifest, Photo
 from inlier.features.backbone import Backbone
+from inlier.features.runtime import multiplies_bfloat16
 from inlier.model import package_versions
 from intake import machine
 from near_duplicates import check_markers, put_between
@@ -111,11 +112,13 @@ def prepare(arguments: argparse.Namespace, peers: Path, data: Manifest, scratch:
     export_trunk(scratch / TRUNK)
     backbone = Backbone("efficientnet_lite0", layers=(2, 3))
     sides = {"inlier": [sys.executable], "anomalib": [str(peers)]}
+    if multiplies_bfloat16():
+        sides["inlier-bfloat16"] = [sys.executable]
     if arguments.inspection:
         sides["inspection"] = [str(peers)]
     return Bench(
         plan,
-        {side: [*words, str(RUNNERS / f"{side}_side.py")] for side, words in sides.items()},
+        {side: [*words, str(RUNNERS / f"{side.partition('-')[0]}_side.py")] for side, words in sides.items()},
         scratch,
         {
             "threads": arguments.threads,

@@ -21,6 +21,9 @@ from inlier.decision.intervals import bootstrap
 from inlier.decision.metrics import image_auroc
 from intake import write_photos
 
+OWN = {"inlier": None, "inlier-bfloat16": "bfloat16"}
+"""inlier's sides, and the precision that each asks for; None: what it has by itself."""
+
 RATIOS = (0.01, 0.1)
 BATCH, STUDENT_BATCH = 32, 16
 BULK_SETTINGS = ((32, 0), (1, 0), (32, 2))
@@ -80,7 +83,7 @@ class Bench:
             SystemExit: It failed; what it said last is shown.
         """
         given, got = self.scratch / "job.json", self.scratch / "result.json"
-        given.write_text(json.dumps(self.shared | job), encoding="utf-8")
+        given.write_text(json.dumps(self.shared | {"precision": OWN.get(side)} | job), encoding="utf-8")
         environment = os.environ | {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         began = time.perf_counter()
         done = subprocess.run(
@@ -95,7 +98,7 @@ class Bench:
 
     def learn(self, side: str, ratio: float, *, kind: str = "fit") -> Record:
         """Fits on the photos, and keeps the model: of inlier a calibrated one."""
-        kept = kind == "fit_calibrated" or side != "inlier"
+        kept = kind == "fit_calibrated" or side not in OWN
         job = {"photos": paths(self.learned), "groups": groups(self.learned), "batch": BATCH, "ratio": ratio}
         result = self.ask(side, kind=kind, save=str(self.folder(side, ratio)) if kept else None, **job)
         if kept:
@@ -105,7 +108,7 @@ class Bench:
     def model(self, side: str, ratio: float) -> str:
         """The folder of a fitted model, fitted now unless it was before."""
         if self.folder(side, ratio) not in self.models:
-            self.learn(side, ratio, kind="fit_calibrated" if side == "inlier" else "fit")
+            self.learn(side, ratio, kind="fit_calibrated" if side in OWN else "fit")
         return str(self.folder(side, ratio))
 
     def folder(self, side: str, ratio: float) -> Path:
@@ -122,7 +125,7 @@ def measure_fit(bench: Bench) -> Iterator[Record]:
     for ratio in RATIOS:
         for repeat, side in bench.turns():
             yield {"repeat": repeat} | bench.learn(side, ratio)
-            if side == "inlier":
+            if side in OWN:
                 yield {"repeat": repeat} | bench.learn(side, ratio, kind="fit_calibrated")
 
 

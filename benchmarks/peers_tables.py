@@ -12,10 +12,12 @@ from near_duplicates import table
 
 TITLES = {
     "inlier": "inlier",
+    "inlier-bfloat16": "inlier, in bfloat16",
     "anomalib": "anomalib",
     "inspection": "patchcore-inspection",
     "command": "`inlier inspect`",
 }
+OWN = {"inlier": "", "inlier-bfloat16": ", in bfloat16"}
 PEERS = ("anomalib", "inspection")
 
 Record = dict[str, Any]
@@ -59,12 +61,15 @@ def summary_table(results: dict[str, Any]) -> str:
     for ratio in (0.01, 0.1):
         fits = select(results, "fit", ratio=ratio)
         for kind, title in (("fit", "fit"), ("fit_calibrated", "fit, inlier's with calibration")):
-            compared = [of for of in fits if of["kind"] == (kind if of["side"] == "inlier" else "fit")]
+            compared = [of for of in fits if of["kind"] == (kind if of["side"] in OWN else "fit")]
             rows.append([f"{title}, bank of {100 * ratio:g} %", *gains(compared, whole)])
     for ratio in (0.01, 0.1):
         of_bulk = select(results, "bulk", ratio=ratio)
-        rows.append([f"inspect in bulk, bank of {100 * ratio:g} %", *gains(of_bulk, fastest(of_bulk))])
-    rows.append(["inspect one photo at a time, bank of 1 %", *gains(select(results, "one"), middle)])
+        for side, how in OWN.items():
+            rows.append([f"inspect in bulk, bank of {100 * ratio:g} %{how}", *gains(of_bulk, fastest(of_bulk), side)])
+    for side, how in OWN.items():
+        of_one = select(results, "one")
+        rows.append([f"inspect one photo at a time, bank of 1 %{how}", *gains(of_one, middle, side)])
     of_phone = select(results, "phone")
     rows.append(["photos of 12 megapixels in bulk", *gains(of_phone, fastest(of_phone))])
     steps = [of for of in select(results, "distill") if of["repeat"] is not None]
@@ -78,12 +83,12 @@ def select(results: dict[str, Any], row: str, **wanted: Any) -> list[Record]:
     return [of for of in records if all(of.get(key) == value for key, value in wanted.items())]
 
 
-def gains(records: Records, value: Any) -> list[str]:
-    """For each peer how many times inlier's seconds it takes, repeat by repeat; empty where it was not measured."""
-    own = [value(of) for of in records if of["side"] == "inlier"]
+def gains(records: Records, value: Any, side: str = "inlier") -> list[str]:
+    """For each peer how many times a side's seconds it takes, repeat by repeat; empty where it was not measured."""
+    own = [value(of) for of in records if of["side"] == side]
     found = []
-    for side in PEERS:
-        theirs = [value(of) for of in records if of["side"] == side]
+    for peer in PEERS:
+        theirs = [value(of) for of in records if of["side"] == peer]
         found.append(spread(ratios(theirs, own)) if own and theirs else "")
     return found
 

@@ -140,7 +140,9 @@ def photos_of(job: Job) -> tuple[Photo, ...]:
 def patchcore(job: Job) -> Config:
     """Its PatchCore over the layers that all sides have, with a bank of the share asked for."""
     settings = {"layers": [2, 3], "coreset_ratio": job["ratio"], "max_bank_rows": MAX_BANK_ROWS}
-    return resolve({"fit": {"detector": "patchcore", "augment": 0}, "patchcore": settings}, device="cpu")
+    backbone = {"precision": job["precision"]} if job["precision"] else {}
+    fit = {"detector": "patchcore", "augment": 0}
+    return resolve({"fit": fit, "backbone": backbone, "patchcore": settings}, device="cpu")
 
 
 if __name__ == "__main__":

@@ -180,8 +180,8 @@ def test_a_backbone_says_what_it_runs_in(images: Tensor, monkeypatch: pytest.Mon
 def test_a_network_is_compiled_once_and_another_one_anew(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_compiled", type(module._compiled)())
     compiled: list[nn.Module] = []
-    compile_it = module._compile
-    monkeypatch.setattr(module, "_compile", lambda network, *of: compiled.append(network) or compile_it(network, *of))
+    trace = module._trace
+    monkeypatch.setattr(module, "_trace", lambda network, size: compiled.append(network) or trace(network, size))
     monkeypatch.setattr(module, "MAX_COMPILED", 2)
 
     def maps(layers: tuple[int, ...], seed: int) -> dict[int, Tensor]:

@@ -8,8 +8,8 @@ import importlib
 import importlib.util
 import sys
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -24,6 +24,9 @@ RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 
 MICRO_BATCH = 8
 """Photos that pass the network together; more are no faster on a CPU, and their activations leave its caches."""
+
+PIECE = 2
+"""Photos of a batch that are computed together, one piece a thread; the maps of more leave the processor's caches."""
 
 TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 0.15}
 """How far a layer's map may be from PyTorch's in float32, as a share of its norm, before a runtime is not used."""
@@ -60,7 +63,7 @@ def has_openvino() -> bool:
     return "openvino" in sys.modules or importlib.util.find_spec("openvino") is not None
 
 
-_compiled: OrderedDict[str, Any] = OrderedDict()
+_compiled: OrderedDict[str, _Compiled | None] = OrderedDict()
 
 
 def open_trunk(
@@ -85,12 +88,13 @@ def open_trunk(
     if runtime == "openvino" and device.type == "cpu" and has_openvino():
         key = _key(network, name, list(example.shape[2:]), precision, torch.get_num_threads())
         if key not in _compiled:
-            _compiled[key] = _checked(network, (int(example.shape[-2]), int(example.shape[-1])), precision)
+            size = int(example.shape[-2]), int(example.shape[-1])
+            _compiled[key] = _checked(network, size, precision, one_by_one=len(example) == 1)
             while len(_compiled) > MAX_COMPILED:
                 _compiled.popitem(last=False)
         _compiled.move_to_end(key)
-        if _compiled[key] is not None:
-            return _in_openvino(_compiled[key]), "openvino"
+        if (compiled := _compiled[key]) is not None:
+            return compiled, "openvino"
     return _in_torch(network, precision), "torch"
 
 
@@ -133,35 +137,96 @@ def _key(network: nn.Module, *about: object) -> str:
     return digest.hexdigest()
 
 
-def _checked(network: nn.Module, size: tuple[int, int], precision: Precision) -> Any:
+def _checked(network: nn.Module, size: tuple[int, int], precision: Precision, *, one_by_one: bool) -> _Compiled | None:
     """The network compiled for this processor; None if OpenVINO cannot take it, or is too far off."""
-    compiled = _compile(network, size, precision)
-    if compiled is None or not _is_close(_in_openvino(compiled), network, size, TOLERANCES[precision]):
+    graph = _trace(network, size)
+    if graph is None:
         return None
-    return compiled
+    pictures = _pictures(size)
+    with torch.inference_mode():
+        wanted = [features.cpu() for features in feature_maps(network, pictures)]
+    compiled = _Compiled(graph, precision, pictures, wanted, num_threads=torch.get_num_threads())
+    return compiled if compiled.is_close(one_by_one=one_by_one) else None
 
 
-def _in_openvino(compiled: Any) -> Trunk:
-    request, num_layers = compiled.create_infer_request(), len(compiled.outputs)
+class _Compiled:
+    """A traced network, compiled in up to two ways, each when it is first needed and checked then.
+
+    All threads on one photo answer soonest. Where there are more photos, a thread on each gets through more of them,
+    since none waits for another within a layer.
+    """
+
+    def __init__(
+        self, graph: Any, precision: Precision, pictures: Tensor, wanted: list[Tensor], *, num_threads: int
+    ) -> None:
+        self._graph, self._precision, self._num_threads = graph, precision, num_threads
+        self._pictures, self._wanted = pictures, wanted
+        self._ways: dict[int, Trunk | None] = {}
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        trunk = self._way(one_by_one=len(images) == 1) or self._way(one_by_one=len(images) > 1)
+        assert trunk is not None  # one of them was checked before this was handed out
+        return trunk(images)
+
+    def is_close(self, *, one_by_one: bool) -> bool:
+        """Whether it gives the network's maps."""
+        return self._way(one_by_one=one_by_one) is not None
+
+    def _way(self, *, one_by_one: bool) -> Trunk | None:
+        num_streams = 1 if one_by_one else min(self._num_threads, MICRO_BATCH)
+        if num_streams not in self._ways:
+            trunk = self._compile(num_streams)
+            is_close = trunk is not None and _is_close(trunk(self._pictures), self._wanted, TOLERANCES[self._precision])
+            self._ways[num_streams] = trunk if is_close else None
+        return self._ways[num_streams]
+
+    def _compile(self, num_streams: int) -> Trunk | None:
+        settings = {
+            "INFERENCE_PRECISION_HINT": "bf16" if self._precision == "bfloat16" else "f32",
+            "NUM_STREAMS": num_streams,
+            "INFERENCE_NUM_THREADS": self._num_threads,
+        }
+        try:
+            compiled = _import_openvino().Core().compile_model(self._graph, "CPU", settings)
+            return _in_openvino([compiled.create_infer_request() for _ in range(num_streams)])
+        except Exception:  # a compiler written in C++ raises whatever it likes; PyTorch can do all that it can
+            return None
+
+
+def _in_openvino(requests: Sequence[Any]) -> Trunk:
+    """A network of which as many pieces of a batch are computed at once as there are requests."""
+
+    def take(request: Any) -> list[Tensor]:
+        request.wait()
+        return [torch.from_numpy(output.data.copy()) for output in request.output_tensors]
 
     def extract(images: Tensor) -> list[Tensor]:
-        request.infer([images.contiguous().numpy()], share_inputs=True)
-        return [torch.from_numpy(request.get_output_tensor(place).data.copy()) for place in range(num_layers)]
+        photos = images.contiguous()
+        pieces = torch.split(photos, PIECE)
+        taken: list[list[Tensor]] = []
+        under_way: deque[Any] = deque()
+        try:
+            for number, piece in enumerate(pieces):
+                if len(under_way) == len(requests):
+                    taken.append(take(under_way.popleft()))
+                request = requests[number % len(requests)]
+                request.start_async([piece.numpy()], share_inputs=True)
+                under_way.append(request)
+            while under_way:
+                taken.append(take(under_way.popleft()))
+        finally:
+            for request in under_way:  # interrupted: it reads from photos that will be gone
+                request.wait()
+        return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*taken, strict=True)]
 
     return extract
 
 
-def _compile(network: nn.Module, size: tuple[int, int], precision: Precision) -> Any:
-    """The network compiled for this processor; None if OpenVINO cannot take it."""
-    openvino = _import_openvino()
-    frontend: Any = importlib.import_module("openvino.frontend")
+def _trace(network: nn.Module, size: tuple[int, int]) -> Any:
+    """The network as OpenVINO's graph, for any number of photos; None if it cannot take it."""
+    frontend: Any = _import_openvino() and importlib.import_module("openvino.frontend")
     decoder: Any = importlib.import_module("openvino.frontend.pytorch.ts_decoder")
     blank = torch.zeros(1, 3, *size)
-    settings = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }
     try:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # tracing is deprecated, and warns of constants that stay constants here
@@ -172,8 +237,8 @@ def _compile(network: nn.Module, size: tuple[int, int], precision: Precision) ->
             decoded = decoder.TorchScriptPythonDecoder(traced, example_input=blank, shared_memory=False)
             graph = reader.convert(reader.load(decoded))
         graph.reshape([-1, 3, *size])
-        return openvino.Core().compile_model(graph, "CPU", settings)
-    except Exception:  # a converter written in C++ raises whatever it likes; PyTorch can do all that it can
+        return graph
+    except Exception:  # so does a converter
         return None
 
 
@@ -191,14 +256,15 @@ def _import_openvino() -> Any:
             sys.modules["openvino_telemetry"] = before  # type: ignore[assignment]
 
 
-def _is_close(trunk: Trunk, network: nn.Module, size: tuple[int, int], tolerance: float) -> bool:
-    """Whether a trunk gives the network's maps for pictures with coarse and fine structure."""
+def _pictures(size: tuple[int, int]) -> Tensor:
+    """Two pictures with coarse and fine structure, shape (2, 3, H, W)."""
     generator = torch.Generator().manual_seed(0)
     coarse, fine = torch.randn(2, 3, 7, 7, generator=generator), torch.randn(2, 3, *size, generator=generator)
-    pictures = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False) + 0.1 * fine
-    with torch.inference_mode():
-        wanted = feature_maps(network, pictures)
-        given = trunk(pictures)
+    return F.interpolate(coarse, size=size, mode="bilinear", align_corners=False) + 0.1 * fine
+
+
+def _is_close(given: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float) -> bool:
+    """Whether all maps are within a share of their norm."""
     return all(
         theirs.shape == ours.shape and bool((theirs - ours).norm() <= tolerance * ours.norm())
         for theirs, ours in zip(given, wanted, strict=True)
