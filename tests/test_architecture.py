@@ -35,7 +35,7 @@ LAYERS = (  # folder and files, from low to high; a new file takes its place her
     (
         "decision.",
         "calibration metrics pixel_metrics intervals compare heatmap pages figures report comparison_page "
-        "embedding_map doctor_page tuning_page study_figures study_page",
+        "embedding_map doctor_page scales tuning_page study_figures study_page",
     ),
     (
         "",

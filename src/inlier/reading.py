@@ -90,15 +90,18 @@ class Reader:
         """
         start = len(self.cache.groups)
         photos = sorted(data.photos, key=lambda photo: str(photo.path))
+        digests: dict[Photo, str] = {}
         if self.store is None or not photos:
             thumbnails = self._compute(photos, views, self._append, advance)
         else:
-            thumbnails = self._find(self.store, photos, views, advance)
+            digests = {photo: digest_file(photo.path) for photo in photos}
+            thumbnails = self._find(self.store, digests, views, advance)
         features = FeatureSet(self.cache, tuple(range(start, len(self.cache.groups))))
         owners = self.photos[start :: 1 + len(views)]
         names = [name for photo in owners for name in _names(photo, views)]
-        digests = [digest for photo in owners for digest in [digest_file(photo.path)] * (1 + len(views))]
-        return features, References(tuple(names), tuple(thumbnails), tuple(features.groups), tuple(digests))
+        of_owners = [digests.get(photo) or digest_file(photo.path) for photo in owners]
+        repeated = tuple(digest for digest in of_owners for _ in range(1 + len(views)))
+        return features, References(tuple(names), tuple(thumbnails), tuple(features.groups), repeated)
 
     def _compute(
         self, photos: Sequence[Photo], views: Sequence[View], put: Put, advance: Callable[[int], None]
@@ -132,9 +135,10 @@ class Reader:
         self.photos.extend(owners)
 
     def _find(
-        self, store: FeatureStore, photos: Sequence[Photo], views: Sequence[View], advance: Callable[[int], None]
+        self, store: FeatureStore, digests: Mapping[Photo, str], views: Sequence[View], advance: Callable[[int], None]
     ) -> list[bytes]:
-        """Links what the store has of these photos, after computing it if need be."""
+        """Links what the store has of these photos, known by their digests, after computing it if need be."""
+        photos = [*digests]
         number_of = {photo: number for number, photo in enumerate(photos)}
         already = len(self.unreadable)
 
@@ -145,8 +149,7 @@ class Reader:
             return {"unreadable": unreadable}, thumbnails
 
         names = [view.name for view in views]
-        digests = [digest_file(photo.path) for photo in photos]
-        key = features_key(self.backbone, size=self.transform.size, digests=digests, views=names)
+        key = features_key(self.backbone, size=self.transform.size, digests=[*digests.values()], views=names)
         num_filled = store.num_filled
         stored = store.open(key, fill, dtype=getattr(torch, self.backbone.precision))
         reasons = dict(stored.notes["unreadable"])

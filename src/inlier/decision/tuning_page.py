@@ -9,13 +9,12 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from inlier.decision.comparison_page import round_axis
 from inlier.decision.pages import write_page
+from inlier.decision.scales import Scale, as_number, as_word, linear_scale, logarithmic_scale, place_of, scale_within
 
 METRICS = {
     "auroc": "image AUROC",
@@ -39,29 +38,6 @@ TESTED = {
 NUM_SHADES = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """Where values stand on an axis, from 0 to 100; numbers, logarithms of them, or choices at even distances."""
-
-    low: float
-    high: float
-    ticks: tuple[tuple[float, str], ...]
-    is_log: bool = False
-    choices: tuple[str, ...] = ()
-
-    def at(self, value: object) -> float | None:
-        """The place of a value; None where it has none, as ``...`` never has. Numbers beyond an end stand at it."""
-        if value is ...:
-            return None
-        if self.choices:
-            return _place_of(_word(value), self.choices) if _word(value) in self.choices else None
-        number = _number(value)
-        if number is None or (self.is_log and number <= 0):
-            return None
-        number = math.log10(number) if self.is_log else number
-        return 100 * (min(max(number, self.low), self.high) - self.low) / (self.high - self.low)
-
-
 def write_tuning_page(path: Path, *, title: str, report: Mapping[str, Any]) -> None:
     """Write the page of a search.
 
@@ -72,7 +48,7 @@ def write_tuning_page(path: Path, *, title: str, report: Mapping[str, Any]) -> N
     """
     better = -1 if report["direction"] == "minimize" else 1
     trials = sorted(report["trials"], key=lambda trial: trial["number"])
-    parameters = sorted(report["parameters"], key=lambda of: -(_number(of["importance"]) or 0.0))
+    parameters = sorted(report["parameters"], key=lambda of: -(as_number(of["importance"]) or 0.0))
     scale, is_cut = _value_scale(report, better)
     shades = _shades(trials, better)
     lines = {of["name"]: _parameter_scale(of, trials) for of in parameters}
@@ -96,7 +72,7 @@ def write_tuning_page(path: Path, *, title: str, report: Mapping[str, Any]) -> N
             ],
             "num_trials": len(trials),
             "parameters": parameters,
-            "most": max((_number(of["importance"]) or 0.0 for of in parameters), default=0.0),
+            "most": max((as_number(of["importance"]) or 0.0 for of in parameters), default=0.0),
             "scale": scale,
             "is_cut": is_cut,
             "history": _history(trials, scale, shades, better),
@@ -104,7 +80,7 @@ def write_tuning_page(path: Path, *, title: str, report: Mapping[str, Any]) -> N
             "fronts": [_front(report, key, scale) for key in COSTS],
             "slices": [_slice(of, trials, lines[of["name"]], scale, shades) for of in parameters],
             "rows": sorted(trials, key=lambda trial: _rank(trial, better)),
-            "word": _word,
+            "word": as_word,
             "default": scale.at(report["baseline"]["value"]),
             "ahead": _advance(report),
         },
@@ -159,52 +135,21 @@ def _key(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
 
 
-def _number(value: object) -> float | None:
-    """The value where it is a number that can be drawn; minus zero is zero."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e100:
-        return None
-    return float(value) + 0.0
-
-
-def _word(value: object) -> str:
-    """A parameter's value for readers."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float):
-        return f"{value + 0.0:.4g}"
-    return json.dumps(value)
-
-
-def _place_of(word: str, choices: Sequence[str]) -> float:
-    return 100 * (choices.index(word) + 0.5) / len(choices)
-
-
 def _completed(trials: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float]]:
     """Completed trials that have a value, with it."""
     return [
         (trial, value)
         for trial in trials
-        if trial["state"] == "complete" and (value := _number(trial["value"])) is not None
+        if trial["state"] == "complete" and (value := as_number(trial["value"])) is not None
     ]
 
 
 def _advance(report: Mapping[str, Any]) -> float | None:
     """By how much the best is better than the default on the dev photos; None where one was not measured."""
-    best, default = _number((report["best"] or {}).get("value")), _number(report["baseline"]["value"])
+    best, default = as_number((report["best"] or {}).get("value")), as_number(report["baseline"]["value"])
     if best is None or default is None:
         return None
     return default - best if report["direction"] == "minimize" else best - default
-
-
-def _linear(low: float, high: float) -> Scale:
-    """A scale between round numbers that holds both ends, wide enough for its ticks to differ."""
-    least = max(1e-6 * max(abs(low), abs(high)), 1e-12)
-    if high - low < least:
-        margin = 0.05 * abs(low) or 0.5
-        low, high = low - margin, high + margin
-    axis = round_axis(low, high)
-    span = axis.high - axis.low
-    return Scale(axis.low, axis.high, tuple((100 * (t - axis.low) / span, f"{t + 0.0:g}") for t in axis.ticks))
 
 
 def _value_scale(report: Mapping[str, Any], better: int) -> tuple[Scale, bool]:
@@ -215,9 +160,9 @@ def _value_scale(report: Mapping[str, Any], better: int) -> tuple[Scale, bool]:
     """
     values = [value for _, value in _completed(report["trials"])]
     measured = (report["best"] or {}, report["baseline"])
-    marks = [mark for of in measured if (mark := _number(of.get("value"))) is not None]
+    marks = [mark for of in measured if (mark := as_number(of.get("value"))) is not None]
     if not values and not marks:
-        return _linear(0.0, 1.0), False
+        return linear_scale(0.0, 1.0), False
     seen = [better * value for value in (*values, *marks)]
     worst, best = min(seen), max(seen)
     middle = median(seen)
@@ -225,52 +170,26 @@ def _value_scale(report: Mapping[str, Any], better: int) -> tuple[Scale, bool]:
     end = max(worst, middle - reach) if reach > 0 else worst
     end = min([end, *(better * mark for mark in marks)])
     low, high = sorted((better * end, better * best))
-    scale = _linear(low, high)
-    shown = [_number(trial["value"]) for trial in report["trials"] if trial["state"] != "failed"]
+    scale = linear_scale(low, high)
+    shown = [as_number(trial["value"]) for trial in report["trials"] if trial["state"] != "failed"]
     return scale, any(value is not None and not scale.low <= value <= scale.high for value in shown)
 
 
 def _parameter_scale(parameter: Mapping[str, Any], trials: Sequence[Mapping[str, Any]]) -> Scale:
     given = [trial["params"][parameter["name"]] for trial in trials if parameter["name"] in trial["params"]]
     if parameter["kind"] == "choice":
-        choices = tuple(dict.fromkeys(_word(value) for value in (*(parameter["choices"] or ()), *given))) or ("-",)
-        return Scale(0, 1, tuple((_place_of(choice, choices), choice) for choice in choices), choices=choices)
-    ends = [number for value in (parameter["low"], parameter["high"], *given) if (number := _number(value)) is not None]
+        choices = tuple(dict.fromkeys(as_word(value) for value in (*(parameter["choices"] or ()), *given))) or ("-",)
+        return Scale(0, 1, tuple((place_of(choice, choices), choice) for choice in choices), choices=choices)
+    ends = [
+        number for value in (parameter["low"], parameter["high"], *given) if (number := as_number(value)) is not None
+    ]
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
     if not low < high:
         margin = 0.5 * abs(low) or 0.5
         low, high = low - margin, high + margin
     if parameter["is_log"] and low > 0:
-        return _logarithmic(low, high)
-    return _within(low, high)
-
-
-def _within(low: float, high: float) -> Scale:
-    """A scale from end to end, with the round numbers between as ticks."""
-    rounded = _linear(low, high)
-    span = rounded.high - rounded.low
-    places = [rounded.low + place / 100 * span for place, _ in rounded.ticks]
-    ticks = tuple(
-        (100 * (at - low) / (high - low), label)
-        for at, (_, label) in zip(places, rounded.ticks, strict=True)
-        if low - 1e-9 * span <= at <= high + 1e-9 * span
-    )
-    return Scale(low, high, ticks)
-
-
-def _logarithmic(low: float, high: float) -> Scale:
-    first, last = math.log10(low), math.log10(high)
-    span = last - first
-    factors = (1,) if span > 2.5 else (1, 3) if span > 1.2 else (1, 2, 5) if span > 0.5 else (1, 1.5, 2, 3, 4, 5, 6, 8)
-    step = max(1, round(span / 4))
-    exponents = range(math.floor(first), math.ceil(last) + 1, step)
-    numbers = (factor * 10.0**exponent for exponent in exponents for factor in factors)
-    ticks = tuple(
-        (100 * (math.log10(number) - first) / (last - first), f"{number:g}")
-        for number in numbers
-        if low * (1 - 1e-9) <= number <= high * (1 + 1e-9)
-    )
-    return Scale(first, last, ticks, is_log=True)
+        return logarithmic_scale(low, high)
+    return scale_within(low, high)
 
 
 Mark = tuple[float, float, int, str]
@@ -286,7 +205,7 @@ def _shades(trials: Sequence[Mapping[str, Any]], better: int) -> dict[int, str]:
 
 
 def _rank(trial: Mapping[str, Any], better: int) -> tuple[int, float, int]:
-    value = _number(trial["value"])
+    value = as_number(trial["value"])
     order = ("complete", "pruned", "failed").index(trial["state"])
     return order, math.inf if value is None else -better * value, trial["number"]
 
@@ -317,7 +236,7 @@ def _history(
             without.append((across(trial["number"]), trial["number"], trial["state"]))
         else:
             marks.append((across(trial["number"]), up, trial["number"], shades.get(trial["number"], "pruned")))
-    numbers = [int(label) for _, label in _linear(first, max(last, first + 3)).ticks if label.isdigit()]
+    numbers = [int(label) for _, label in linear_scale(first, max(last, first + 3)).ticks if label.isdigit()]
     return {
         "marks": marks,
         "without": without,
@@ -352,12 +271,12 @@ def _front(report: Mapping[str, Any], key: str, scale: Scale) -> dict[str, Any]:
     costs = {
         trial["number"]: (cost / unit, value)
         for trial, value in _completed(report["trials"])
-        if (cost := _number(trial[key])) is not None
+        if (cost := as_number(trial[key])) is not None
     }
-    default = _number(report["baseline"][key])
+    default = as_number(report["baseline"][key])
     seen = [cost for cost, _ in costs.values()] + ([default / unit] if default is not None else [])
     low, high = (min(seen), max(seen)) if seen else (0.0, 1.0)
-    axis = _logarithmic(low, high) if 0 < 3 * low < high else _linear(low, high)
+    axis = logarithmic_scale(low, high) if 0 < 3 * low < high else linear_scale(low, high)
     chosen = set(report["front"][key])
     marks = [
         (axis.at(cost) or 0.0, scale.at(value) or 0.0, number, "front" if number in chosen else "")
