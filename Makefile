@@ -11,12 +11,12 @@ BROWSERS := chromium chromium-browser google-chrome
 # PyTorch then asks for huge pages, and waits less for memory on a CPU.
 export THP_MEM_ALLOC_ENABLE := 1
 
-.PHONY: demo test check lint install browser database clean
+.PHONY: demo test check lint install browser database axe clean
 
 demo: $(VENV)/installed
 	@$(BIN)/inlier demo --out demo
 
-test: $(VENV)/installed-dev browser database
+test: $(VENV)/installed-dev browser database axe
 	@$(BIN)/pytest
 
 check: lint test
@@ -64,6 +64,14 @@ database:
 	  $$root DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends postgresql; \
 	} </dev/null >/dev/null 2>&1 || echo "PostgreSQL cannot be installed; those tests are skipped."
 
+# The tests of how accessible pages are need axe-core, and are skipped with a reason likewise.
+AXE := axe-core@4.14.1
+axe:
+	@if [ -f node_modules/axe-core/axe.min.js ] || ! command -v npm >/dev/null; then exit 0; fi; \
+	echo "Installing $(AXE) for the tests of pages ..."; \
+	npm install --no-save --no-package-lock --ignore-scripts --no-audit --no-fund $(AXE) >/dev/null 2>&1 || \
+	echo "axe-core cannot be installed; those tests are skipped."
+
 clean:
-	rm -rf $(VENV) demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) node_modules demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -34,8 +34,8 @@ LAYERS = (  # folder and files, from low to high; a new file takes its place her
     ),
     (
         "decision.",
-        "calibration metrics pixel_metrics intervals compare heatmap pages figures report comparison_page "
-        "embedding_map doctor_page scales tuning_page study_figures study_page",
+        "calibration metrics pixel_metrics intervals drift agreement compare heatmap pages figures report "
+        "comparison_page refit_page embedding_map doctor_page scales tuning_page study_figures study_page",
     ),
     (
         "",
@@ -49,13 +49,31 @@ LAYERS = (  # folder and files, from low to high; a new file takes its place her
         "detector_search backbone_search search_report search study_plan study_jobs study_tables study_pictures study",
     ),
     (
+        "reviewing.",
+        "database ordering regions words photos rows decisions agreement effective matching coco label_studio exchange "
+        "suspicion unseen preparing growing effects refitting",
+    ),
+    (
+        "service.",
+        "settings refusals keys limits access uploads metrics logs security decoding loaded batching records kept "
+        "drifting inspecting charts assets",
+    ),
+    ("service.review.", "forms loop pictures workbench views photo_views overviews assets routes standalone"),
+    ("service.", "schemas api pages app server cluster"),
+    (
         "cli.",
-        "options updating sharding ingesting fitting detecting finetuning comparing mapping doctor tracking tuning studying demo main",
+        "options updating sharding ingesting fitting detecting finetuning comparing mapping doctor tracking tuning "
+        "studying refitting serving demo main",
     ),
     ("", "__main__"),
 )
 PLACES = {folder + n: (i, j) for i, (folder, names) in enumerate(LAYERS) for j, n in enumerate(names.split())}
-HOMES = {"mlflow": "experiments.tracking", "optuna": "experiments.tuning", "ray": "scale", "fastapi": "service"}
+HOMES = {
+    "mlflow": ("experiments.tracking",),
+    "optuna": ("experiments.tuning",),
+    "ray": ("scale", "service.cluster"),
+    "fastapi": ("service",),
+}
 FILES = {".".join(path.relative_to(SRC).with_suffix("").parts): path for path in sorted(SRC.rglob("*.py"))}
 
 
@@ -71,7 +89,7 @@ def test_a_file_imports_only_what_is_below_it(name: str) -> None:
     layer, folder = PLACES[name][0], name.rpartition(".")[0]
     for imported in _imports(FILES[name]):
         package, _, inner = imported.partition(".")
-        assert package and name.startswith(HOMES.get(package, "")), f"{imported} is imported at the wrong place"
+        assert package and name.startswith(HOMES.get(package, ("",))), f"{imported} is imported at the wrong place"
         if package == "inlier" and (below := inner if inner in PLACES else inner.rpartition(".")[0]):
             is_beside = below.rpartition(".")[0] == folder and PLACES[below] < PLACES[name]
             assert is_beside or PLACES[below][0] < (1 if folder == "decision" else layer), imported

@@ -8,6 +8,7 @@ InlierError                 everything that the world, not the programmer, did w
 ├── ModelError              a MODEL or BACKBONE folder that is damaged, foreign or unsuitable
 ├── WeightsError            backbone weights that cannot be found or do not fit
 ├── CollapseError           a training whose embeddings become all alike
+├── ReviewError             a decision that a review cannot take, or photos that it does not have
 └── MissingExtraError       an optional dependency that is not installed
 
 Wrong arguments raise the built-in ``ValueError`` and ``TypeError``. The command line turns an
@@ -45,6 +46,10 @@ class WeightsError(InlierError):
 
 class CollapseError(InlierError):
     """Embeddings become all alike in training, so that there is nothing left to learn from it."""
+
+
+class ReviewError(InlierError):
+    """A review has no such photo, cannot take a decision, or its database fails."""
 
 
 class MissingExtraError(InlierError):

@@ -161,12 +161,18 @@ def inspect_photos(
     ahead = workers if len(photos) > 1 else 0  # one photo alone is decoded sooner than a thread begins
     batches = load_batches(photos, model.transform, batch_size=batch_size, workers=ahead)
     for number, batch in enumerate(batches):
-        outcomes = _inspect_batch(model, batch)
+        outcomes = inspect_batch(model, batch)
         for photo in photos[number * batch_size : (number + 1) * batch_size]:
             yield outcomes[photo]
 
 
-def _inspect_batch(model: Model, batch: Batch) -> dict[Photo, Inspection]:
+def inspect_batch(model: Model, batch: Batch) -> dict[Photo, Inspection]:
+    """The inspection of each photo of a batch, those that could not be read included.
+
+    Args:
+        model: Fitted.
+        batch: Of ``load_batches``, or made of photos in memory, with ``model.transform``; no two photos are equal.
+    """
     outcomes = {
         photo: Inspection(Verdict(as_text(photo.path), None, None, "unreadable", error=as_text(reason)))
         for photo, reason in batch.unreadable

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -228,3 +229,13 @@ def test_a_layers_map_is_the_same_whichever_others_are_looked_at(
     of_every, of_some = every.extract(images), some.extract(images)
     assert list(of_some) == list(layers) and some.runs_in == "openvino"
     assert all(torch.equal(of_every[layer], of_some[layer]) for layer in layers)
+
+
+@needs_openvino
+def test_models_of_equal_weights_may_be_in_several_threads(images: Tensor) -> None:
+    network = networks()["stages"].network
+    trunk, _ = open_trunk(network, images, name="shared", runtime="openvino", precision="float32")
+    wanted = [trunk(images[place : place + 3])[0] for place in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        given = list(pool.map(lambda place: trunk(images[place % 8 : place % 8 + 3])[0], range(64)))
+    assert all(torch.allclose(features, wanted[place % 8], atol=1e-5) for place, features in enumerate(given))

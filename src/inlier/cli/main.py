@@ -17,6 +17,8 @@ from inlier.cli import (
     fitting,
     ingesting,
     mapping,
+    refitting,
+    serving,
     studying,
     tracking,
     tuning,
@@ -43,6 +45,10 @@ app.command("tune")(tuning.tune)
 app.command("study")(studying.study)
 app.command("track")(tracking.track)
 app.command("map")(mapping.map_photos)
+app.command("review")(refitting.review)
+app.command("refit")(refitting.refit)
+app.command("serve")(serving.serve)
+app.command("keys")(serving.keys)
 app.command("demo")(demo.demo)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import threading
 import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -64,6 +65,7 @@ def has_openvino() -> bool:
 
 
 _compiled: OrderedDict[str, _Compiled | None] = OrderedDict()
+_opening = threading.Lock()
 
 
 def open_trunk(
@@ -87,13 +89,15 @@ def open_trunk(
     device = next(network.parameters()).device
     if runtime == "openvino" and device.type == "cpu" and has_openvino():
         key = _key(network, name, list(example.shape[2:]), precision, torch.get_num_threads())
-        if key not in _compiled:
-            size = int(example.shape[-2]), int(example.shape[-1])
-            _compiled[key] = _checked(network, size, precision, one_by_one=len(example) == 1)
-            while len(_compiled) > MAX_COMPILED:
-                _compiled.popitem(last=False)
-        _compiled.move_to_end(key)
-        if (compiled := _compiled[key]) is not None:
+        size = int(example.shape[-2]), int(example.shape[-1])
+        with _opening:
+            if key not in _compiled:
+                _compiled[key] = _checked(network, size, precision, one_by_one=len(example) == 1)
+                while len(_compiled) > MAX_COMPILED:
+                    _compiled.popitem(last=False)
+            _compiled.move_to_end(key)
+            compiled = _compiled[key]
+        if compiled is not None:
             return compiled, "openvino"
     return _in_torch(network, precision), "torch"
 
@@ -162,11 +166,13 @@ class _Compiled:
         self._graph, self._precision, self._num_threads = graph, precision, num_threads
         self._pictures, self._wanted = pictures, wanted
         self._ways: dict[int, Trunk | None] = {}
+        self._lock = threading.Lock()  # models of equal weights share it, and may be in several threads
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        trunk = self._way(one_by_one=len(images) == 1) or self._way(one_by_one=len(images) > 1)
-        assert trunk is not None  # one of them was checked before this was handed out
-        return trunk(images)
+        with self._lock:
+            trunk = self._way(one_by_one=len(images) == 1) or self._way(one_by_one=len(images) > 1)
+            assert trunk is not None  # one of them was checked before this was handed out
+            return trunk(images)
 
     def is_close(self, *, one_by_one: bool) -> bool:
         """Whether it gives the network's maps."""

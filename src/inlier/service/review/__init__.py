@@ -1,0 +1,1 @@
+"""The review pages: the grid, the photo, the disagreements, and what a refit would change."""
