@@ -11,13 +11,14 @@ BROWSERS := chromium chromium-browser google-chrome
 # PyTorch then asks for huge pages, and waits less for memory on a CPU.
 export THP_MEM_ALLOC_ENABLE := 1
 
-.PHONY: demo test check lint install browser database axe clean
+.PHONY: demo test check lint install browser database packages clean
 
 demo: $(VENV)/installed
 	@$(BIN)/inlier demo --out demo
 
-test: $(VENV)/installed-dev browser database axe
-	@$(BIN)/pytest
+# A process for each core, up to four, each with one thread; the tests of one file stay together.
+test: $(VENV)/installed-dev browser database packages
+	@OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: lint test
 
@@ -64,13 +65,13 @@ database:
 	  $$root DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends postgresql; \
 	} </dev/null >/dev/null 2>&1 || echo "PostgreSQL cannot be installed; those tests are skipped."
 
-# The tests of how accessible pages are need axe-core, and are skipped with a reason likewise.
-AXE := axe-core@4.14.1
-axe:
-	@if [ -f node_modules/axe-core/axe.min.js ] || ! command -v npm >/dev/null; then exit 0; fi; \
-	echo "Installing $(AXE) for the tests of pages ..."; \
-	npm install --no-save --no-package-lock --ignore-scripts --no-audit --no-fund $(AXE) >/dev/null 2>&1 || \
-	echo "axe-core cannot be installed; those tests are skipped."
+# The tests of pages need axe-core and onnxruntime-web too, and are skipped with a reason likewise.
+PACKAGES := axe-core@4.14.1 onnxruntime-web@1.30.0
+packages:
+	@if [ -d node_modules/axe-core ] && [ -d node_modules/onnxruntime-web ] || ! command -v npm >/dev/null; then exit 0; fi; \
+	echo "Installing $(PACKAGES) for the tests of pages ..."; \
+	npm install --no-save --no-package-lock --ignore-scripts --no-audit --no-fund $(PACKAGES) >/dev/null 2>&1 || \
+	echo "They cannot be installed; those tests are skipped."
 
 clean:
 	rm -rf $(VENV) node_modules demo dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

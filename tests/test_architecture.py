@@ -13,6 +13,7 @@ SRC = Path(__file__).parents[1] / "src" / "inlier"
 LAYERS = (  # folder and files, from low to high; a new file takes its place here
     ("", "errors records config outputs sharing processes scale"),
     ("data.", "modes remote images tables layouts manifest splits transforms loader statistics views cutpaste squares"),
+    ("data.text.", "reading strokes"),
     (
         "data.intake.",
         "hashing similarity archives trees listings sources metadata quality grouping settings linking workers "
@@ -20,12 +21,15 @@ LAYERS = (  # folder and files, from low to high; a new file takes its place her
     ),
     ("data.drawing.", "surface parts components family defects wear light camera pictures screens"),
     ("data.", "synthetic synthetic_folders"),
-    ("features.", "weights runtime backbone patches pooling records cache store separation arrangement student"),
+    (
+        "features.",
+        "weights networks regions runtime backbone patches pooling records cache store separation arrangement student",
+    ),
     ("", "training"),
     (
         "detectors.",
-        "protocol coreset neighbors moments whitening anomaly_map patchcore photo_neighbors components subspace "
-        "reverse_distillation baselines crossfit combined",
+        "protocol coreset neighbors moments whitening anomaly_map foreground patchcore photo_neighbors components "
+        "subspace reverse_distillation baselines crossfit combined regional",
     ),
     (
         "finetuning.",
@@ -39,15 +43,16 @@ LAYERS = (  # folder and files, from low to high; a new file takes its place her
     ),
     (
         "",
-        "folders adapted build model fitting reading workflow updating sharding copies selection parts inspection "
-        "evaluation cross_validation comparison embedding mapping findings diagnosis downstream gate objectives "
-        "adaptation demonstration",
+        "folders adapted build model fitting reading workflow inscriptions updating sharding copies selection parts "
+        "inspection evaluation cross_validation comparison embedding mapping findings diagnosis downstream gate "
+        "objectives adaptation demonstration segmenting",
     ),
     (
         "experiments.",
         "run results runs served tracking workers spaces memory tuning_storage tuning outcome judging "
         "detector_search backbone_search search_report search study_plan study_jobs study_tables study_pictures study",
     ),
+    ("exporting.", "forwards portable graph quantizing parity export web"),
     (
         "reviewing.",
         "database ordering regions words photos rows decisions agreement effective matching coco label_studio exchange "
@@ -62,8 +67,8 @@ LAYERS = (  # folder and files, from low to high; a new file takes its place her
     ("service.", "schemas api pages app server cluster"),
     (
         "cli.",
-        "options updating sharding ingesting fitting detecting finetuning comparing mapping doctor tracking tuning "
-        "studying refitting serving demo main",
+        "options updating sharding ingesting fitting exporting detecting finetuning comparing mapping doctor tracking "
+        "tuning studying refitting serving demo main",
     ),
     ("", "__main__"),
 )
@@ -73,6 +78,9 @@ HOMES = {
     "optuna": ("experiments.tuning",),
     "ray": ("scale", "service.cluster"),
     "fastapi": ("service",),
+    "rapidocr": ("data.text.reading",),
+    "onnx": ("exporting",),
+    "onnxruntime": ("exporting",),
 }
 FILES = {".".join(path.relative_to(SRC).with_suffix("").parts): path for path in sorted(SRC.rglob("*.py"))}
 

@@ -134,7 +134,7 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(sections: dict[str, dict[s
 
 
 def test_sections_of_detectors_that_are_not_chosen_are_checked_too() -> None:
-    assert set(SECTIONS) == {"fit", "backbone", "input", "decide", "select", *DETECTORS, "components"}
+    assert set(SECTIONS) == {"fit", "backbone", "input", "regions", "decide", "select", *DETECTORS, "components"}
     with pytest.raises(ConfigError, match=r"^\[patchcore\] has no key named power"):
         resolve({"fit": {"detector": "photo-neighbors"}, "patchcore": {"power": 2}}, device="cpu")
 

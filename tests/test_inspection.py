@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from inlier import inspection as module
-from inlier import parts
+from inlier import parts, workflow
 from inlier.data.layouts import find_photos
 from inlier.data.manifest import Manifest, Photo
 from inlier.errors import InlierError, ManifestError
@@ -204,14 +204,14 @@ def test_an_interrupted_inspection_goes_on_and_ends_alike(
     photos = [*data.photos, Photo(tmp_path / "none.jpg", "test")] * 2
     photos = photos[:46]
     inspect_to_folder(model, photos, tmp_path / "whole")
-    inspect_photos = parts.inspect_photos
+    inspect_photos = workflow.inspect_photos
 
     def stop(*arguments: Any, **options: Any) -> Iterator[Any]:
         yield from itertools.islice(inspect_photos(*arguments, **options), num_done)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "inspect_photos", stop)
+        patch.setattr(workflow, "inspect_photos", stop)
         with pytest.raises(Killed):
             inspect_to_folder(model, photos, tmp_path / "stopped")
     assert not (tmp_path / "stopped" / "report.html").exists()

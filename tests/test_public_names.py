@@ -35,8 +35,8 @@ PUBLIC = {
     "inspection": {"inspect_to_folder"},
     "mapping": {"EmbeddingMap", "draw_map"},
     "model": {"Model"},
-    "records": {"Evidence", "Prediction", "Verdict"},
-    "workflow": {"Inspection", "fit", "inspect_photos"},
+    "records": {"Evidence", "Inspection", "Prediction", "Verdict"},
+    "workflow": {"fit", "inspect_photos"},
 }
 
 

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from inlier.inspection import inspect_to_folder
     from inlier.mapping import EmbeddingMap, draw_map
     from inlier.model import Model
-    from inlier.records import Evidence, Prediction, Verdict
-    from inlier.workflow import Inspection, fit, inspect_photos
+    from inlier.records import Evidence, Inspection, Prediction, Verdict
+    from inlier.workflow import fit, inspect_photos
 
     __version__: str
 
@@ -96,8 +96,8 @@ _HOMES = {
     "inspection": ("inspect_to_folder",),
     "mapping": ("EmbeddingMap", "draw_map"),
     "model": ("Model",),
-    "records": ("Evidence", "Prediction", "Verdict"),
-    "workflow": ("Inspection", "fit", "inspect_photos"),
+    "records": ("Evidence", "Inspection", "Prediction", "Verdict"),
+    "workflow": ("fit", "inspect_photos"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -20,10 +20,12 @@ from inlier.detectors.components import Components
 from inlier.detectors.patchcore import PatchCore
 from inlier.detectors.photo_neighbors import PhotoNeighbors
 from inlier.detectors.protocol import Detector
+from inlier.detectors.regional import Regional
 from inlier.detectors.reverse_distillation import ReverseDistillation
 from inlier.detectors.subspace import PatchSubspace, PhotoSubspace
 from inlier.errors import ConfigError, ModelError
-from inlier.features.backbone import Backbone, is_network
+from inlier.features.backbone import Backbone
+from inlier.features.networks import is_network, layers_as_deep
 from inlier.features.runtime import Precision, Runtime, best_precision, best_runtime
 from inlier.outputs import as_text
 
@@ -60,6 +62,7 @@ _SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
         "adapted": (dict[str, Any] | None, None),
     },
     "input": {"size": (Annotated[int, Field(ge=MIN_SIZE)], 224)},
+    "regions": {"kind": (Literal["none", "mask", "foreground"], "none")},
     "decide": {"false_alarm_rate": (_Rate, 0.05), "uncertain_rate": (_Rate, 0.20)},
     "combined": {"members": (list[str], ["patchcore", "photo-neighbors", "photo-subspace"])},
     "select": {
@@ -91,7 +94,8 @@ def resolve(config: Mapping[str, Mapping[str, Any]], *, device: str, layers: Seq
     Args:
         config: Sections of keywords; all are checked, and those of the chosen detector kept.
         device: Where the backbone will run, which decides precision and runtime.
-        layers: Stages of the backbone for every detector involved; None: those of their sections.
+        layers: Stages of the backbone for every detector involved; None: those of their sections, by default blocks of
+            a plain transformer that lie as deep as the stages of another network.
 
     A backbone may be a BACKBONE folder, by its path. A name that timm has is timm's wherever the command runs, so that
     a configuration means the same everywhere; anything else that holds a path separator, or is a folder here, is a
@@ -115,7 +119,12 @@ def resolve(config: Mapping[str, Mapping[str, Any]], *, device: str, layers: Seq
     for name in (*involved, *_BESIDE):
         if layers is not None and "layers" in sections[name]:
             sections[name]["layers"] = list(layers)
-    return {name: sections[name] for name in ("fit", "backbone", "input", "decide", *involved, *_BESIDE)}
+        elif "layers" in sections[name] and "layers" not in config.get(name, {}):
+            sections[name]["layers"] = layers_as_deep(sections["backbone"]["name"], sections[name]["layers"])
+    regions = ("regions",) if sections["regions"]["kind"] != "none" else ()
+    if regions and "reverse-distillation" in involved:
+        raise ConfigError("reverse-distillation imitates whole maps; leave --regions out, or take another detector.")
+    return {name: sections[name] for name in ("fit", "backbone", "input", *regions, "decide", *involved, *_BESIDE)}
 
 
 def resolve_rates(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,9 +191,11 @@ def build_detector(
         "watch": watch,
     }
     if name != "combined":
-        return _construct(name, config[name], resources)
-    members = [_construct(member, config[member], resources) for member in config[name]["members"]]
-    return _call(Combined, "combined", members=members, seed=resources["seed"])
+        detector = _construct(name, config[name], resources)
+    else:
+        members = [_construct(member, config[member], resources) for member in config[name]["members"]]
+        detector = _call(Combined, "combined", members=members, seed=resources["seed"])
+    return Regional(detector, kind=config["regions"]["kind"]) if "regions" in config else detector
 
 
 def build_components(config: Config) -> Components | None:

@@ -165,7 +165,8 @@ def alter_all(
         images: list[Tensor] = []
         for photo, pixels, image in zip(batch.photos, batch.pixels, batch.images, strict=True):
             copies = altered_copies(pixels, name_of(photo, groups), seed=seed)
-            images += [image, *map(transform.to_tensor, copies)]
+            # a copy is altered where it is, so its region, if there is one, is the photo's
+            images += [image, *(torch.cat([transform.to_tensor(copy)[:3], image[3:]]) for copy in copies)]
         if images:
             put(backbone.extract(torch.stack(images)), batch.photos)
         readable += batch.photos

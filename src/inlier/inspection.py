@@ -9,8 +9,10 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -21,14 +23,26 @@ from inlier.data.layouts import find_photos
 from inlier.data.manifest import Photo, read_photos
 from inlier.data.remote import Location, RemotePath, locate, state_of
 from inlier.data.tables import TABLE_SUFFIXES
+from inlier.data.text.reading import check_reader
 from inlier.decision.report import Card, EvidenceView, write_report
 from inlier.errors import InlierError
-from inlier.model import Model, package_versions
+from inlier.inscriptions import TEXT_USES
 from inlier.outputs import as_text, check_folder, write_whole
-from inlier.parts import VERDICT_SCHEMA, Part, Piece, inspect_pieces, portable_inspector
+from inlier.parts import (
+    VERDICT_SCHEMA,
+    Independent,
+    Judge,
+    Part,
+    Piece,
+    inspect_pieces,
+    portable_inspector,
+    verdict_schema,
+)
 from inlier.records import Verdict
 from inlier.scale import HERE, Workers, map_items
-from inlier.workflow import Progress, no_progress
+
+if TYPE_CHECKING:
+    from inlier.workflow import Progress
 
 HEATMAPS = ("flagged", "all", "none")
 
@@ -88,14 +102,15 @@ def _is_table(path: Path) -> bool:
 
 
 def inspect_to_folder(
-    model: Model,
+    model: Judge,
     photos: Sequence[Photo],
     directory: Path,
     *,
     heatmaps: str = "flagged",
+    text: str = "none",
     workers: int = 2,
     on: Workers = HERE,
-    progress: Progress = no_progress,
+    progress: Progress | None = None,
 ) -> Inspected:
     """Writes ``verdicts.parquet``, ``verdicts.csv``, ``heatmaps/`` and ``report.html``.
 
@@ -107,18 +122,29 @@ def inspect_to_folder(
         photos: Which photos; each has its row, in this order.
         directory: Made if need be.
         heatmaps: Of which photos a heatmap is written.
+        text: What is done with writing in photos: ``none``; ``read`` adds columns to the tables; ``ignore`` leaves it
+            out of score and heatmap, too. See ``inscriptions.text_fields``.
         workers: Threads that decode, of each process.
         on: Where photos are inspected; what comes of it is written by this process.
-        progress: Told how far it is.
+        progress: Told how far it is; None: nobody is.
 
     Raises:
         InlierError: There are no photos, the folder holds the results of another inspection, or workers cannot do it.
+        MissingExtraError: What reads writing is not installed.
     """
     if heatmaps not in HEATMAPS:
         raise InlierError(f"heatmaps must be one of {', '.join(HEATMAPS)}, got {heatmaps!r}.")
+    if text not in TEXT_USES:
+        raise InlierError(f"text must be one of {', '.join(TEXT_USES)}, got {text!r}.")
     if not photos:
         raise InlierError("There are no photos to inspect.")
-    request = _request(model, photos, heatmaps)
+    if isinstance(model, Independent) and (text != "none" or not on.is_here):
+        raise InlierError(
+            "An exported model neither reads writing nor works in several processes; give the folder of the model."
+        )
+    if text != "none":
+        check_reader()
+    request = _request(model, photos, heatmaps, text)
     check_folder(directory, marker=_RECORD, content="an inspection")
     num_scored = 0
     try:
@@ -127,17 +153,19 @@ def inspect_to_folder(
             directory.mkdir(parents=True, exist_ok=True)
             write_whole(directory / _RECORD, json.dumps({"request": request, "counts": None}))
             (directory / _WORK).mkdir(exist_ok=True)
-            num_scored = _score(model, photos, directory, heatmaps, workers, on, progress("Inspecting", len(photos)))
-            counts = _finish(model, directory, -(-len(photos) // PART_SIZE), request)
+            advance = progress("Inspecting", len(photos)) if progress else lambda steps: None
+            num_scored = _score(model, photos, directory, heatmaps, text, workers, on, advance)
+            counts = _finish(model, directory, -(-len(photos) // PART_SIZE), text, request)
         shutil.rmtree(directory / _WORK, ignore_errors=True)
     except OSError as error:
         raise InlierError(f"Nothing can be written to {as_text(directory)}: {error.strerror or error}.") from error
     return Inspected(directory, counts, num_scored, model.notes)
 
 
-def _request(model: Model, photos: Sequence[Photo], heatmaps: str) -> str:
+def _request(model: Judge, photos: Sequence[Photo], heatmaps: str, text: str) -> str:
     """What is asked: the same model, photos (by path, size and time of change) and options give the same digits."""
-    digest = hashlib.sha256(json.dumps([model.identity, model.config["decide"], heatmaps]).encode())
+    options = [heatmaps] if text == "none" else [heatmaps, text]
+    digest = hashlib.sha256(json.dumps([model.identity, model.config["decide"], *options]).encode())
     for photo in photos:
         digest.update(f"{as_text(str(photo.path))}\0{state_of(photo.path)}\0".encode())
     return digest.hexdigest()
@@ -161,10 +189,11 @@ def _finished_counts(directory: Path, request: str) -> dict[str, int] | None:
 
 
 def _score(
-    model: Model,
+    model: Judge,
     photos: Sequence[Photo],
     directory: Path,
     heatmaps: str,
+    text: str,
     workers: int,
     on: Workers,
     advance: Callable[[int], None],
@@ -176,9 +205,12 @@ def _score(
     advance(len(photos) - num_missing)
     with ExitStack() as stack:
         if on.is_here:
-            parts = inspect_pieces(model, pieces, heatmaps=heatmaps, workers=workers, advance=advance)
+            parts = inspect_pieces(model, pieces, heatmaps=heatmaps, workers=workers, text=text, advance=advance)
         else:
-            make = stack.enter_context(portable_inspector(model, on, heatmaps=heatmaps, workers=workers))
+            from inlier.model import Model
+
+            assert isinstance(model, Model)  # others work here only
+            make = stack.enter_context(portable_inspector(model, on, heatmaps=heatmaps, workers=workers, text=text))
             parts = map_items(make, pieces, on=on, in_order=False)
         for part in stack.enter_context(closing(parts)):
             _check_seen(part)
@@ -212,11 +244,11 @@ def _keep(part: Part, directory: Path) -> None:
     os.replace(partial_file, _part(directory, part.number))
 
 
-def _finish(model: Model, directory: Path, num_parts: int, request: str) -> dict[str, int]:
+def _finish(model: Judge, directory: Path, num_parts: int, text: str, request: str) -> dict[str, int]:
     """Joins the parts into tables and the report; returns the number of photos of each verdict."""
     work = directory / _WORK
     parts = [_part(directory, number) for number in range(num_parts)]
-    verdicts = pa.concat_tables([pq.read_table(part, columns=VERDICT_SCHEMA.names) for part in parts])
+    verdicts = pa.concat_tables([pq.read_table(part, columns=verdict_schema(text).names) for part in parts])
     pq.write_table(verdicts, work / "verdicts.parquet")
     pacsv.write_csv(verdicts, work / "verdicts.csv")
     counts = {of["values"]: of["counts"] for of in verdicts["verdict"].value_counts().to_pylist()}
@@ -238,7 +270,7 @@ def _finish(model: Model, directory: Path, num_parts: int, request: str) -> dict
             "backbone": model.config["backbone"]["name"],
             "normal photos": str(model.facts.get("num_fitted", "unknown")),
             "calibration": str(model.facts.get("calibration", "unknown")),
-            "inlier": package_versions()["inlier"],
+            "inlier": version("inlier"),
         },
         notes=notes,
     )
@@ -256,7 +288,7 @@ def _worst_first(verdicts: pa.Table) -> list[int]:
     return order
 
 
-def _cards(model: Model, parts: Sequence[Path], order: Sequence[int]) -> Iterator[Card]:
+def _cards(model: Judge, parts: Sequence[Path], order: Sequence[int]) -> Iterator[Card]:
     """Cards in this order; a part is read when a card of it is due, and few are kept."""
     opened: dict[int, pa.Table] = {}
     for row in order:
@@ -277,7 +309,7 @@ def _cards(model: Model, parts: Sequence[Path], order: Sequence[int]) -> Iterato
             for reason in values["evidence"]
             if reason["reference_crop"]
         )
-        yield Card(verdict, values["photo"], values["heatmap"], evidence)
+        yield Card(verdict, values["photo"], values["heatmap"], evidence, tuple(values["remarks"]))
 
 
 def _part(directory: Path, number: int) -> Path:

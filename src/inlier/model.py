@@ -94,6 +94,12 @@ class References:
         )
 
 
+def transform_of(config: Config, backbone: Backbone) -> Transform:
+    """What makes a tensor of a photo, and of its region where the configuration looks at masks."""
+    has_region = config.get("regions", {}).get("kind") == "mask"
+    return Transform(config["input"]["size"], backbone.mean, backbone.std, has_region)
+
+
 @dataclass(frozen=True)
 class Model:
     """All that a verdict needs; a folder that works on any machine.
@@ -119,7 +125,7 @@ class Model:
     @property
     def transform(self) -> Transform:
         """What makes a tensor of a photo."""
-        return Transform(self.config["input"]["size"], self.backbone.mean, self.backbone.std)
+        return transform_of(self.config, self.backbone)
 
     @cached_property
     def identity(self) -> str:

@@ -11,19 +11,22 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
+from inlier.config import Config
 from inlier.data.manifest import Photo
-from inlier.decision.heatmap import crop, encode, heat_overlay
-from inlier.model import Model
-from inlier.records import Evidence
+from inlier.decision.calibration import Calibration
+from inlier.decision.heatmap import crop, encode, heat_overlay, outline
+from inlier.inscriptions import Inscription, inspect_inscribed, text_fields, text_row
+from inlier.records import Box, Evidence, Inspection
 from inlier.scale import Workers
-from inlier.workflow import Inspection, inspect_photos
+
+if TYPE_CHECKING:
+    from inlier.model import Model
 
 VERDICT_SCHEMA = pa.schema(
     [
@@ -38,10 +41,65 @@ VERDICT_SCHEMA = pa.schema(
 )
 _REASON = pa.struct([("crop", pa.binary()), ("reference", pa.int64()), ("reference_crop", pa.binary()),
                      ("distance", pa.float64())])  # fmt: skip
-_PART_SCHEMA = pa.schema(
-    [*VERDICT_SCHEMA, ("photo", pa.binary()), ("heatmap", pa.binary()), ("evidence", pa.list_(_REASON))]
-)
+_CARD = (("photo", pa.binary()), ("heatmap", pa.binary()), ("evidence", pa.list_(_REASON)),
+         ("remarks", pa.list_(pa.string())))  # fmt: skip
 _FLAGGED = ("reject", "uncertain")
+
+
+class Shown(Protocol):
+    """The normal photos behind what judges, as the report shows them."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of each."""
+        ...
+
+    def crop(self, number: int, box: Box) -> bytes:
+        """WebP of a place in one; empty if there is none."""
+        ...
+
+
+class Judge(Protocol):
+    """What an inspection needs of a ``Model``, or of another thing that judges photos."""
+
+    @property
+    def config(self) -> Config:
+        """Resolved."""
+        ...
+
+    @property
+    def calibration(self) -> Calibration:
+        """Scores of normal photos, and the scale of heat."""
+        ...
+
+    @property
+    def references(self) -> Shown:
+        """The photos behind its reasons."""
+        ...
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Where it comes from."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Tells it from any that scores differently."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that a reader must not miss."""
+        ...
+
+
+@runtime_checkable
+class Independent(Protocol):
+    """A ``Judge`` that inspects by itself, without PyTorch, as an exported model does."""
+
+    def inspect_photos(self, photos: Sequence[Photo], *, workers: int = 2) -> Iterator[Inspection]:
+        """One inspection for every photo, in the order given."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -80,12 +138,18 @@ class Part:
     absent: tuple[Path, ...]
 
 
+def verdict_schema(text: str) -> pa.Schema:
+    """The columns of verdicts, with those for what is written in photos; for one of ``TEXT_USES``."""
+    return pa.schema([*VERDICT_SCHEMA, *text_fields(text)])
+
+
 def inspect_pieces(
-    model: Model,
+    model: Judge,
     pieces: Sequence[Piece],
     *,
     heatmaps: str,
     workers: int,
+    text: str = "none",
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Generator[Part, None, None]:
     """A part for every piece, of one stream of photos, so that decoding runs ahead across the pieces' borders.
@@ -98,27 +162,43 @@ def inspect_pieces(
         pieces: At least one photo each.
         heatmaps: Of which photos heatmaps are drawn: flagged, all or none.
         workers: Threads that decode.
+        text: What is done with writing: none, read or ignore.
         advance: Told of each photo.
     """
-    inspections = inspect_photos(model, [photo for piece in pieces for photo in piece.photos], workers=workers)
+    inspections = _inspect(model, [photo for piece in pieces for photo in piece.photos], text, workers)
+    schema = pa.schema([*verdict_schema(text), *_CARD])
     for piece in pieces:
         rows, files, absent = [], [], []
-        for place, inspection in enumerate(islice(inspections, len(piece.photos))):
+        for place, (inspection, inscription) in enumerate(islice(inspections, len(piece.photos))):
             is_drawn = heatmaps == "all" or (heatmaps == "flagged" and inspection.verdict.verdict in _FLAGGED)
             heat = _heat(model, inspection, is_drawn)
-            rows.append(_row(model, inspection, heat))
+            rows.append(_row(model, inspection, heat) | text_row(inscription, text))
             if is_drawn and heat is not None:
                 files.append((_file_name(inspection, piece.first + place), encode(heat, longest_side=1024, quality=85)))
             path = piece.photos[place].path
             if inspection.pixels is None and isinstance(path, Path) and not os.path.exists(path):
                 absent.append(path)
             advance(1)
-        yield Part(piece.number, pa.Table.from_pylist(rows, schema=_PART_SCHEMA), tuple(files), tuple(absent))
+        yield Part(piece.number, pa.Table.from_pylist(rows, schema=schema), tuple(files), tuple(absent))
+
+
+def _inspect(
+    model: Judge, photos: Sequence[Photo], text: str, workers: int
+) -> Iterator[tuple[Inspection, Inscription | None]]:
+    if isinstance(model, Independent):
+        return ((inspection, None) for inspection in model.inspect_photos(photos, workers=workers))
+    from inlier.model import Model
+    from inlier.workflow import inspect_photos
+
+    assert isinstance(model, Model)
+    if text != "none":
+        return inspect_inscribed(model, photos, ignores=text == "ignore", workers=workers)
+    return ((inspection, None) for inspection in inspect_photos(model, photos, workers=workers))
 
 
 @contextmanager
 def portable_inspector(
-    model: Model, on: Workers, *, heatmaps: str, workers: int
+    model: Model, on: Workers, *, heatmaps: str, workers: int, text: str = "none"
 ) -> Iterator[Callable[[], Callable[[Piece], Part]]]:
     """What gives each worker its model and makes a part of a piece; for ``map_items``, within the block.
 
@@ -130,13 +210,15 @@ def portable_inspector(
         on: Where it goes.
         heatmaps: Of which photos heatmaps are drawn.
         workers: Threads that decode, of each process.
+        text: What is done with writing.
     """
     device = next(model.backbone.parameters()).device.type
     with TemporaryDirectory(prefix="inlier-") as parent:
         folder = Path(parent) / "model"
         model.save(folder)
         files = {path.name: path.read_bytes() for path in folder.iterdir()} if on.ray else {}
-        yield partial(_make_inspector, None if on.ray else folder, files, device, on.num_threads, heatmaps, workers)
+        where = None if on.ray else folder
+        yield partial(_make_inspector, where, files, device, on.num_threads, heatmaps, workers, text)
 
 
 def _make_inspector(
@@ -146,8 +228,13 @@ def _make_inspector(
     num_threads: int,
     heatmaps: str,
     workers: int,
+    text: str,
 ) -> Callable[[Piece], Part]:
     """Loads a model, from its folder or from what is in it, and gives the function."""
+    import torch
+
+    from inlier.model import Model
+
     torch.set_num_threads(min(num_threads, torch.get_num_threads()))
     if folder is not None:
         model = Model.load(folder, device=device)
@@ -158,22 +245,23 @@ def _make_inspector(
             model = Model.load(Path(unpacked), device=device)
 
     def inspect(piece: Piece) -> Part:
-        return next(inspect_pieces(model, [piece], heatmaps=heatmaps, workers=workers))
+        return next(inspect_pieces(model, [piece], heatmaps=heatmaps, workers=workers, text=text))
 
     return inspect
 
 
-def _heat(model: Model, inspection: Inspection, is_drawn: bool) -> NDArray[np.uint8] | None:
+def _heat(model: Judge, inspection: Inspection, is_drawn: bool) -> NDArray[np.uint8] | None:
     """The photo under its map; None where there is no map, no scale for it, or nobody who will see it."""
     is_seen = is_drawn or inspection.verdict.verdict in _FLAGGED
     if inspection.pixels is None or inspection.anomaly_map is None or not is_seen:
         return None
     if not len(model.calibration.map_maxima):
         return None
-    return heat_overlay(inspection.pixels, inspection.anomaly_map, scale=model.calibration.heat_scale())
+    heat = heat_overlay(inspection.pixels, inspection.anomaly_map, scale=model.calibration.heat_scale())
+    return heat if inspection.region is None else outline(heat, inspection.region)
 
 
-def _row(model: Model, inspection: Inspection, heat: NDArray[np.uint8] | None) -> dict[str, Any]:
+def _row(model: Judge, inspection: Inspection, heat: NDArray[np.uint8] | None) -> dict[str, Any]:
     """A photo's verdict, and the pictures that its card in the report needs: more for those that are flagged."""
     row = asdict(inspection.verdict) | {"photo": None, "heatmap": None, "evidence": []}
     if inspection.pixels is None:
@@ -187,7 +275,7 @@ def _row(model: Model, inspection: Inspection, heat: NDArray[np.uint8] | None) -
     return row
 
 
-def _reason(model: Model, inspection: Inspection, reason: Evidence) -> dict[str, Any]:
+def _reason(model: Judge, inspection: Inspection, reason: Evidence) -> dict[str, Any]:
     assert inspection.pixels is not None  # evidence is of readable photos
     is_whole = reason.box == (0.0, 0.0, 1.0, 1.0)
     cut = None if is_whole else encode(crop(inspection.pixels, reason.box, size=160), longest_side=160, quality=75)

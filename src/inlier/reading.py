@@ -13,7 +13,7 @@ from torch import Tensor
 
 from inlier.data.loader import load_batches
 from inlier.data.manifest import NORMAL_LABELS, Manifest, Photo, digest_file
-from inlier.data.transforms import Transform
+from inlier.data.transforms import Transform, to_photo
 from inlier.data.views import View
 from inlier.decision.heatmap import encode
 from inlier.detectors.components import component_names
@@ -119,10 +119,12 @@ class Reader:
                 self.notice(photo, pixels)
                 keep(pixels)
                 images.append(image)
+                region = _region_of(image, pixels)
                 for view in views:
                     altered = view.apply(pixels)
                     keep(altered)
-                    images.append(self.transform.to_tensor(altered))
+                    of_view = None if region is None else view.apply(region)[..., 0] > 127
+                    images.append(self.transform.to_tensor(altered, of_view))
             if images:
                 owners = [photo for photo in batch.photos for _ in range(1 + len(views))]
                 put(self.backbone.extract(torch.stack(images)), owners)
@@ -149,7 +151,10 @@ class Reader:
             return {"unreadable": unreadable}, thumbnails
 
         names = [view.name for view in views]
-        key = features_key(self.backbone, size=self.transform.size, digests=[*digests.values()], views=names)
+        files = [*digests.values()]
+        if self.transform.has_region:
+            files += [digest_file(photo.roi) if photo.roi else "" for photo in digests]
+        key = features_key(self.backbone, size=self.transform.size, digests=files, views=names)
         num_filled = store.num_filled
         stored = store.open(key, fill, dtype=getattr(torch, self.backbone.precision))
         reasons = dict(stored.notes["unreadable"])
@@ -172,6 +177,15 @@ class Reader:
             "labels": [component_label(photo) for photo in owners],
             "is_view": [place > 0 and owners[place - 1] is photo for place, photo in enumerate(owners)],
         }
+
+
+def _region_of(image: Tensor, pixels: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+    """The region of a photo as a white shape on black, of its size; None where its tensor has none."""
+    if len(image) == 3:
+        return None
+    height, width = pixels.shape[:2]
+    is_inside = to_photo(image[3].numpy(), height=height, width=width) >= 0.5
+    return np.repeat(np.where(is_inside, np.uint8(255), np.uint8(0))[..., None], 3, axis=2)
 
 
 def _names(photo: Photo, views: Sequence[View]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is passed upwards: a detector's opinion (``Prediction``) and a photo's outcome (``Verdict``)."""
+"""What is passed upwards: a detector's opinion (``Prediction``), a photo's outcome (``Verdict``, ``Inspection``)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Decision = Literal["accept", "uncertain", "reject", "unreadable"]
@@ -39,11 +41,14 @@ class Prediction:
         score: Shape (B,), float32, higher is more anomalous.
         anomaly_map: Shape (B, h, w), float32, same direction; None where a method has no place.
         evidence: For each of the B photos the reasons, strongest first; None where a method has none.
+        region: Which cells the score is of, shape (B, h, w), bool, all False where none were found and the score is the
+            whole photo's; None where it always is.
     """
 
     score: Tensor
     anomaly_map: Tensor | None
     evidence: tuple[tuple[Evidence, ...], ...] | None = None
+    region: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ class Verdict:
         verdict: The decision.
         component: Most similar labelled class, where training labels exist.
         component_probability: Probability of that class, in [0, 1].
-        error: Why the photo could not be read; None if it could.
+        error: Why the photo could not be read, or that its region was not found; else None.
     """
 
     path: str
@@ -67,3 +72,22 @@ class Verdict:
     component: str | None = None
     component_probability: float | None = None
     error: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """A photo's verdict with what explains it; there is nothing to explain if it is unreadable.
+
+    Attributes:
+        verdict: Its outcome.
+        pixels: The photo, shape (H, W, 3), uint8.
+        anomaly_map: Shape (h, w); None where the detector has no place.
+        evidence: The reasons, strongest first.
+        region: Which cells the score is of, shape (h, w); None where it is of the whole photo.
+    """
+
+    verdict: Verdict
+    pixels: NDArray[np.uint8] | None = None
+    anomaly_map: NDArray[np.float32] | None = None
+    evidence: tuple[Evidence, ...] = ()
+    region: NDArray[np.bool_] | None = None

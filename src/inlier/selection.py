@@ -26,13 +26,12 @@ from inlier.build import build_backbone, build_detector, resolve, resolve_select
 from inlier.config import Config, merge
 from inlier.copies import STRIDE, Copies, draw_photos
 from inlier.data.manifest import Manifest
-from inlier.data.transforms import Transform
 from inlier.decision.intervals import Interval, bootstrap
 from inlier.decision.metrics import image_auroc
 from inlier.detectors.combined import Combined
 from inlier.errors import ConfigError
 from inlier.features.cache import FeatureCache
-from inlier.model import Model
+from inlier.model import Model, transform_of
 from inlier.reading import normal_groups
 from inlier.workflow import Progress, no_progress, normal_photos
 
@@ -177,7 +176,7 @@ def select(
     for configs in trunks.values():
         detectors = {name: build_detector(of) for name, of in configs.items()}
         backbone = build_backbone(next(iter(configs.values())), Combined([*detectors.values()]).layers).to(device)
-        transform = Transform(next(iter(configs.values()))["input"]["size"], backbone.mean, backbone.std)
+        transform = transform_of(next(iter(configs.values())), backbone)
         with FeatureCache(dtype=getattr(torch, backbone.precision)) as cache:
             copies = Copies.read(cache, backbone, transform, photos, group_of, seed=seed, workers=workers, advance=read)
             for name, detector in detectors.items():

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from inlier.build import backbone_facts, build_backbone, build_components, build_detector, resolve
 from inlier.config import Config
 from inlier.data.loader import Batch, load_batches
 from inlier.data.manifest import Manifest, Photo
 from inlier.data.remote import real_path
-from inlier.data.transforms import Transform
 from inlier.data.views import View, hand_held_views
 from inlier.detectors.components import component_names
 from inlier.errors import ConfigError, ManifestError
@@ -24,10 +22,10 @@ from inlier.features.backbone import MAX_STAGES, Backbone, all_layers
 from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.features.store import FeatureStore
 from inlier.fitting import fit_and_calibrate, num_steps
-from inlier.model import Model, package_versions
+from inlier.model import Model, package_versions, transform_of
 from inlier.outputs import as_text
 from inlier.reading import Reader, has_components, normal_groups
-from inlier.records import Evidence, Verdict
+from inlier.records import Decision, Inspection, Verdict
 
 Progress = Callable[[str, int], Callable[[int], None]]
 """Given a task and its number of steps, returns what is to be told of steps done."""
@@ -39,25 +37,11 @@ FEW_PHOTOS = 20
 VIEWS_OF_FEW = 7
 """Such copies of each photo: turned, darker, brighter, nearer, and two of these at once."""
 
+NO_REGION = "Its region was not found; the whole photo was scored, which is no reason to accept it."
+"""Why a photo is uncertain at best, where the model looks at regions."""
+
 MAX_BACKGROUND = 2000
 """Photos of a background that are looked at: plenty for a mean and a covariance."""
-
-
-@dataclass(frozen=True, eq=False)
-class Inspection:
-    """A photo's verdict with what explains it; there is nothing to explain if it is unreadable.
-
-    Attributes:
-        verdict: Its outcome.
-        pixels: The photo, shape (H, W, 3), uint8.
-        anomaly_map: Shape (h, w); None where the detector has no place.
-        evidence: The reasons, strongest first.
-    """
-
-    verdict: Verdict
-    pixels: NDArray[np.uint8] | None = None
-    anomaly_map: NDArray[np.float32] | None = None
-    evidence: tuple[Evidence, ...] = ()
 
 
 def no_progress(task: str, total: int) -> Callable[[int], None]:
@@ -110,7 +94,7 @@ def fit(
     components = build_components(resolved)
     backbone, of_backbone = build_backbone(resolved, detector.layers).to(device), backbone_facts(resolved)
     reads = backbone if store is None else backbone_to_share(resolved, detector.layers).to(device)
-    transform = Transform(resolved["input"]["size"], backbone.mean, backbone.std)
+    transform = transform_of(resolved, backbone)
     seed = resolved["fit"]["seed"]
     views = views_of(resolved, len(normal.select("train")))
     with FeatureCache(dtype=getattr(torch, backbone.precision)) as cache:
@@ -186,15 +170,24 @@ def inspect_batch(model: Model, batch: Batch) -> dict[Photo, Inspection]:
     p_values = model.calibration.p_values(scores)
     decisions = model.calibration.decide(scores, **model.config["decide"])
     for place, photo in enumerate(batch.photos):
+        region = None if prediction.region is None else prediction.region[place].numpy()
+        verdict = Verdict(
+            as_text(photo.path), float(scores[place]), float(p_values[place]), decisions[place], *suggestions[place]
+        )
         outcomes[photo] = Inspection(
-            Verdict(
-                as_text(photo.path), float(scores[place]), float(p_values[place]), decisions[place], *suggestions[place]
-            ),
+            verdict if region is None or region.any() else _without_region(verdict),
             batch.pixels[place],
             None if prediction.anomaly_map is None else prediction.anomaly_map[place].numpy(),
             () if prediction.evidence is None else prediction.evidence[place],
+            region,
         )
     return outcomes
+
+
+def _without_region(verdict: Verdict) -> Verdict:
+    """What can be said of a photo in which no part was found: it is not accepted, and told why."""
+    decision: Decision = "uncertain" if verdict.verdict == "accept" else verdict.verdict
+    return replace(verdict, verdict=decision, error=NO_REGION)
 
 
 def normal_photos(data: Manifest) -> Manifest:

@@ -76,7 +76,7 @@ def test_all_flags_can_be_dropped(inlier: Inlier, roll: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--group-by", "foo"), "group_by must be none, folder, camera, day, burst, burst:SECONDS or regex:PATTERN, "),
+        (("--group-by", "foo"), "group_by must be none, folder, camera, day, burst, burst:SECONDS, digits or regex:"),
         (("--split", "1,2"), "--split must be three numbers such as 0.6,0.2,0.2, got 1,2."),
         (("--split", "a,b,c"), "--split must be three numbers such as 0.6,0.2,0.2, got a,b,c."),
         (("--split", "0.5,0.6,0.1"), "ratios of Settings must be three numbers >= 0 that add up to 1, got (0.5, 0.6"),

@@ -28,7 +28,7 @@ def rows_of(manifest: Path) -> list[dict[str, str]]:
 
 def test_the_manifest_lists_what_was_asked_for(dataset: Path) -> None:
     rows = rows_of(dataset)
-    assert list(rows[0]) == ["path", "split", "label", "anomalous", "group", "mask"]
+    assert list(rows[0]) == ["path", "split", "label", "anomalous", "group", "mask", "roi"]
     counts: Counter[tuple[str, str]] = Counter()
     for row in rows:
         kind = "normal" if row["label"] in COMPONENTS else "defect" if row["label"] in DEFECTS else "unrelated"

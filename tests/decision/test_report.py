@@ -88,7 +88,7 @@ class Page(HTMLParser):
 def test_a_card_carries_everything_shown_of_a_photo(tmp_path):
     evidence = (EvidenceView(b"here", b"there", 1.2345, "a.jpg"), EvidenceView(None, b"whole", 2.0, "b.jpg"))
     verdict = Verdict("in/x.jpg", 3.14159, 0.02, "reject", component="piston", component_probability=0.916)
-    page = Page(write(tmp_path / "report.html", [Card(verdict, PHOTO, b"heat", evidence)]))
+    page = Page(write(tmp_path / "report.html", [Card(verdict, PHOTO, b"heat", evidence, ("number 3",))]))
     (card,) = page.cards()
     assert base64.b64decode(card.pop("photo")) == PHOTO
     assert base64.b64decode(card.pop("heatmap")) == b"heat"
@@ -101,6 +101,7 @@ def test_a_card_carries_everything_shown_of_a_photo(tmp_path):
         "p": "0.02",
         "meaning": "About 1 in 50 normal photos looks this unusual.",
         "component": "piston (92 %)",
+        "remarks": ["number 3"],
     }
     assert [base64.b64decode(pair["reference_crop"]) for pair in pairs] == [b"there", b"whole"]
     assert [(pair["crop"], pair["distance"], pair["reference"]) for pair in pairs] == [

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from inlier.data.transforms import Transform
 from inlier.features import backbone as module
-from inlier.features.backbone import Backbone, all_layers, check_layers, is_network
+from inlier.features.backbone import Backbone, all_layers, check_layers
+from inlier.features.networks import is_network, kind_of
 from inlier.features.runtime import MICRO_BATCH, Precision
 
 
@@ -67,14 +68,15 @@ def test_networks_of_every_kind_give_maps_of_their_strides_at_any_size(
     assert [features.shape for features in plain] == [maps[layer].shape for layer in layers]
 
 
-def test_a_layer_of_a_vision_transformer_is_its_block() -> None:
+def test_a_layer_of_a_vision_transformer_is_its_block_through_the_last_normalisation() -> None:
     backbone = Backbone("test_vit", layers=(2, 5), is_pretrained=False)
     blocks: list[Tensor] = []
     for block in (1, 4):
         backbone.network.model.blocks[block].register_forward_hook(lambda *call: blocks.append(call[-1]))
     with torch.inference_mode():
         maps = backbone(torch.rand(1, 3, 160, 160))
-    for features, tokens in zip(maps, blocks, strict=True):
+        normalised = [backbone.network.model.norm(tokens) for tokens in blocks]
+    for features, tokens in zip(maps, normalised, strict=True):
         assert torch.equal(features.flatten(2)[0].T, tokens[0, 1:])  # the first token is the class
 
 
@@ -207,9 +209,17 @@ def test_a_precision_that_is_none_is_refused() -> None:
 def test_a_size_that_the_network_cannot_take_is_refused() -> None:
     backbone = Backbone("test_vit", layers=(1,), is_pretrained=False)
     backbone.check_image_size(64)
-    sentence = r"^size of a photo for test_vit cannot be 65 pixels; it was trained with 160\.$"
+    sentence = r"^size of a photo for test_vit must be a multiple of its patches of 16 pixels, got 65; take 64 or 80\.$"
     with pytest.raises(ValueError, match=sentence):
         backbone.check_image_size(65)
+
+
+def test_a_size_that_a_network_of_one_size_cannot_take_is_refused() -> None:
+    backbone = Backbone("test_vit_relpos", layers=(1,), is_pretrained=False)
+    native = backbone.network.pretrained_cfg["input_size"][-1]
+    backbone.check_image_size(native)
+    with pytest.raises(ValueError, match=rf"^size of a photo for test_vit_relpos cannot be 33 pixels; .* {native}\.$"):
+        backbone.check_image_size(33)
 
 
 def _adaptors(backbone: Backbone, layers: tuple[int, ...], *, width: int = 5) -> dict[int, nn.Conv2d]:
@@ -298,7 +308,7 @@ def test_layers_that_a_backbone_lacks_cannot_be_chosen(tiny: Backbone) -> None:
 
 def test_every_layer_is_known_and_asking_draws_nothing() -> None:
     state = torch.random.get_rng_state()
-    module._stages.cache_clear()
+    kind_of.cache_clear()
     assert all_layers("efficientnet_lite0") == all_layers("resnet10t") == (1, 2, 3, 4)
     assert all_layers("test_vit") == (1, 2, 3, 4, 5, 6)
     assert torch.equal(torch.random.get_rng_state(), state)

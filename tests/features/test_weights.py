@@ -186,7 +186,8 @@ def test_weights_of_a_whole_network_fit_its_features_however_timm_names_them(
     backbone = Backbone(name, layers=layers, weights=tmp_path / "whole.safetensors")
     images = torch.rand(1, 3, 160, 160)
     with torch.inference_mode():
-        stages = whole.forward_intermediates(images, intermediates_only=True)
+        of_norm = {"norm": True} if name == "test_vit" else {}
+        stages = whole.forward_intermediates(images, intermediates_only=True, **of_norm)
         maps = backbone(images)
     first = 0 if name == "test_resnet" else 1  # its stem is stage 0
     for layer, features in zip(layers, maps, strict=True):

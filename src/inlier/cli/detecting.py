@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,10 +35,20 @@ from inlier.cli.options import (
 )
 from inlier.errors import ConfigError
 
+if TYPE_CHECKING:
+    from inlier.parts import Judge
+
 PhotosArgument = Annotated[
     list[Path], typer.Argument(help="Photos, folders of them, or tables with a column path.", metavar="PHOTOS...")
 ]
 HeatmapsOption = Annotated[str, typer.Option(help="Of which photos heatmaps are written: flagged, all or none.")]
+ReadTextOption = Annotated[
+    bool,
+    typer.Option("--read-text", help="Add what is written in photos to the tables: text, digits, boxes (extra: ocr)."),
+]
+IgnoreTextOption = Annotated[
+    bool, typer.Option("--ignore-text", help="Read it, and leave it out of score and heatmap (extra: ocr).")
+]
 SplitOption = Annotated[str | None, typer.Option(help="test, dev or train.", show_default="test")]
 FoldsOption = Annotated[
     int | None,
@@ -53,6 +63,8 @@ def inspect(
     photos: PhotosArgument,
     out: OutOption,
     heatmaps: HeatmapsOption = "flagged",
+    read_text: ReadTextOption = False,
+    ignore_text: IgnoreTextOption = False,
     false_alarm_rate: FalseAlarmOption = None,
     uncertain_rate: UncertainOption = None,
     ray: RayOption = None,
@@ -63,18 +75,29 @@ def inspect(
     quiet: QuietOption = False,
 ) -> None:
     """Sort photos into accept, uncertain, reject and unreadable, with heatmaps and a report."""
+    from inlier.exporting.portable import Portable, is_export
     from inlier.inspection import inspect_to_folder, photos_named
-    from inlier.model import Model
+    from inlier.scale import HERE
 
-    chosen = choose_device(device)
-    on = workers_on(processes, ray, device=chosen)
-    loaded = Model.load(model, device=chosen).with_rates(
-        false_alarm_rate=false_alarm_rate, uncertain_rate=uncertain_rate
-    )
+    loaded: Judge
+    if is_export(model):  # on a machine that may have no PyTorch
+        _check_options(device, ray, processes, false_alarm_rate, uncertain_rate)
+        loaded, on = Portable.load(model), HERE
+    else:
+        from inlier.model import Model
+
+        chosen = choose_device(device)
+        on = workers_on(processes, ray, device=chosen)
+        loaded = Model.load(model, device=chosen).with_rates(
+            false_alarm_rate=false_alarm_rate, uncertain_rate=uncertain_rate
+        )
     named = photos_named(photos)
     found = [photo for photo in named if not (isinstance(photo.path, Path) and _is_below(photo.path, out))]
+    text = "ignore" if ignore_text else "read" if read_text else "none"
     with progress_bars(quiet=quiet) as progress:
-        result = inspect_to_folder(loaded, found, out, heatmaps=heatmaps, workers=workers, on=on, progress=progress)
+        result = inspect_to_folder(
+            loaded, found, out, heatmaps=heatmaps, text=text, workers=workers, on=on, progress=progress
+        )
     counts = result.counts
     if as_json:
         print_json({"directory": str(out), "counts": counts, "num_scored": result.num_scored, "notes": result.notes})
@@ -133,6 +156,22 @@ def evaluate(
     say_notes([*evaluation.metrics["notes"], *tracked(out, track)], quiet=quiet)
     say_unreadable(evaluation.unreadable, quiet=quiet)
     raise typer.Exit(1 if evaluation.unreadable else 0)
+
+
+def _check_options(
+    device: str, ray: str | None, processes: int | None, false_alarm_rate: float | None, uncertain_rate: float | None
+) -> None:
+    """Refuses what an exported model does not do."""
+    if false_alarm_rate is not None or uncertain_rate is not None:
+        raise ConfigError(
+            "An exported model decides at the rates that it was exported with; give --false-alarm-rate and "
+            "--uncertain-rate to inlier export, or name the folder of the model."
+        )
+    if ray is not None or processes is not None or device not in ("auto", "cpu"):
+        raise ConfigError(
+            "An exported model runs in this process and on its CPU; leave --ray, --processes and --device out, or name "
+            "the folder of the model."
+        )
 
 
 def _is_below(path: Path, folder: Path) -> bool:

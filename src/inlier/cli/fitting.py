@@ -87,6 +87,15 @@ AugmentOption = Annotated[
         show_default="7 up to 20 photos, else 0",
     ),
 ]
+RegionsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="mask: only what the masks in the manifest's column roi show is learned and scored; foreground: only what "
+        "stands out from the background. A photo without a region is uncertain at best.",
+        metavar="none|mask|foreground",
+        show_default="none",
+    ),
+]
 SelectOption = Annotated[
     str | None,
     typer.Option(
@@ -108,6 +117,7 @@ def fit(
     size: SizeOption = None,
     background: BackgroundOption = None,
     augment: AugmentOption = None,
+    regions: RegionsOption = None,
     select: SelectOption = None,
     update: UpdateOption = None,
     remove: RemoveOption = None,
@@ -137,6 +147,7 @@ def fit(
     kept |= {"--precision": precision, "--size": size, "--background": background, "--augment": augment is not None}
     kept |= {"--select": select, "--memory-budget": memory_budget, "--config": config, "--set": overrides}
     kept |= {"--shards": shards, "--processes": processes, "--ray": ray, "--seed": seed is not None}
+    kept |= {"--regions": regions}
     check_options(update, remove, kept)
     if update is not None:
         update_model(
@@ -157,6 +168,7 @@ def fit(
         "fit": {"detector": detector, "seed": seed, "memory_budget": memory_budget, "augment": augment},
         "backbone": {"name": backbone, "weights": weights and str(weights), "precision": precision},
         "input": {"size": size},
+        "regions": {"kind": regions},
         "decide": {"false_alarm_rate": false_alarm_rate, "uncertain_rate": uncertain_rate},
     }
     sections, stages, on = read_sections(config, overrides, options), parse_layers(layers), choose_device(device)

@@ -58,8 +58,9 @@ def ingest(
     group_by: Annotated[
         str | None,
         typer.Option(
-            help="What photos share that must not straddle splits: none, folder, camera, day, burst, burst:SECONDS or "
-            "regex:PATTERN; near-duplicates stay together in any case.",
+            help="What photos share that must not straddle splits: none, folder, camera, day, burst, burst:SECONDS, "
+            "digits (a number in the photo, within a folder; extra: ocr) or regex:PATTERN; near-duplicates "
+            "stay together in any case.",
             show_default="burst",
         ),
     ] = None,

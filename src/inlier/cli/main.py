@@ -13,6 +13,7 @@ from inlier.cli import (
     demo,
     detecting,
     doctor,
+    exporting,
     finetuning,
     fitting,
     ingesting,
@@ -49,6 +50,7 @@ app.command("review")(refitting.review)
 app.command("refit")(refitting.refit)
 app.command("serve")(serving.serve)
 app.command("keys")(serving.keys)
+app.command("export")(exporting.export)
 app.command("demo")(demo.demo)
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inlier.data.images import read_image
+from inlier.data.images import read_image, read_mask
 from inlier.data.manifest import Photo
 from inlier.data.transforms import Transform
 from inlier.errors import ImageReadError
@@ -26,7 +26,7 @@ class Batch:
     """Consecutive photos, those that could be read as tensors, and the others with the reason.
 
     Attributes:
-        images: Shape (B, 3, S, S), normalised; B may be 0.
+        images: Shape (B, 3, S, S), normalised, or (B, 4, S, S) with regions; B may be 0.
         photos: The B photos, in the order given.
         pixels: Of each of them the decoded photo, shape (H, W, 3), uint8, for thumbnails and heat maps.
         unreadable: The other photos, in the order given, each with the reason.
@@ -113,4 +113,11 @@ def _decode(photo: Photo, transform: Transform) -> _Readable | _Unreadable:
         pixels = read_image(photo.path, min_side=transform.size)
     except ImageReadError as error:
         return photo, str(error)
-    return _Readable(photo, transform.to_tensor(pixels), pixels)
+    if not transform.has_region or photo.roi is None:
+        return _Readable(photo, transform.to_tensor(pixels), pixels)
+    height, width = pixels.shape[:2]
+    try:
+        region = read_mask(photo.roi, size=(height, width))
+    except ImageReadError as error:
+        return photo, f"The mask of its region cannot be read: {error}"
+    return _Readable(photo, transform.to_tensor(pixels, region), pixels)

@@ -36,6 +36,7 @@ class Photo:
         is_anomalous: Whether the photo is anomalous; None if unlabelled.
         mask: A picture of the photo's size whose defect pixels are > 0.
         group: Photos of one part (or vessel, or visit) share a group; "" if the photo stands alone.
+        roi: A picture of the photo's size whose pixels are > 0 where a model that looks at masks is to look.
     """
 
     path: Location
@@ -44,6 +45,7 @@ class Photo:
     is_anomalous: bool | None = None
     mask: Location | None = None
     group: str = ""
+    roi: Location | None = None
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,10 @@ class Manifest:
         order of the rows, for no result may depend on that. A file that cannot be read counts as such. Remote
         files count by size and ETag, which are not what their contents would count for here.
         """
-        lines = [
-            json.dumps(
-                [name, p.split, p.label, p.is_anomalous, p.group, digest_file(p.path), p.mask and digest_file(p.mask)]
-            )
-            for p, name in zip(self.photos, _shared_names(self.photos), strict=True)
-        ]
+        lines = []
+        for p, name in zip(self.photos, _shared_names(self.photos), strict=True):
+            files = [digest_file(p.path), p.mask and digest_file(p.mask), *([digest_file(p.roi)] if p.roi else [])]
+            lines.append(json.dumps([name, p.split, p.label, p.is_anomalous, p.group, *files]))
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
@@ -172,12 +172,18 @@ def _read_remote(place: RemotePath, normal: Sequence[str]) -> tuple[Photo, ...]:
 
 def _looked_up(photos: tuple[Photo, ...]) -> tuple[Photo, ...]:
     """The same, with size and version of those remote files that no listing told of, asked for several at once."""
-    files = [file for photo in photos for file in (photo.path, photo.mask) if isinstance(file, RemotePath)]
+    of_photos = (file for photo in photos for file in (photo.path, photo.mask, photo.roi))
+    files = [file for file in of_photos if isinstance(file, RemotePath)]
     if not any(file.size is None for file in files):
         return photos
     known: Mapping[Location, RemotePath] = {file: file for file in look_up_all(files)}
     return tuple(
-        replace(photo, path=known.get(photo.path, photo.path), mask=photo.mask and known.get(photo.mask, photo.mask))
+        replace(
+            photo,
+            path=known.get(photo.path, photo.path),
+            mask=photo.mask and known.get(photo.mask, photo.mask),
+            roi=photo.roi and known.get(photo.roi, photo.roi),
+        )
         for photo in photos
     )
 
@@ -231,6 +237,7 @@ def _to_photo(
         is_anomalous=is_anomalous,
         mask=known.get(row["mask"]) or _resolve(root, row["mask"]) if row.get("mask") else None,
         group=row.get("group", ""),
+        roi=known.get(row["roi"]) or _resolve(root, row["roi"]) if row.get("roi") else None,
     )
 
 

@@ -14,13 +14,13 @@ from typing import BinaryIO
 from inlier.data.remote import Location, RemotePath
 from inlier.errors import ManifestError
 
-COLUMNS = ("path", "split", "label", "anomalous", "group", "mask")
+COLUMNS = ("path", "split", "label", "anomalous", "group", "mask", "roi")
 TABLE_SUFFIXES = (".parquet", ".csv")
 
 MAX_FETCHED_BYTES = 1 << 30
 """Size above which a remote manifest is refused: some ten million photos."""
 
-_VERBATIM = ("path", "mask")  # a file name may begin or end with a space
+_VERBATIM = ("path", "mask", "roi")  # a file name may begin or end with a space
 
 
 def read_table(table: Location) -> list[dict[str, str]]:

@@ -19,6 +19,8 @@ class Transform:
         size: Height and width of the tensor, in pixels.
         mean: Of red, green and blue, on the scale [0, 1]; subtracted.
         std: Likewise; divided by.
+        has_region: Whether a fourth channel says how much of each pixel lies in the photo's region; 0 where none is
+            known.
 
     Example:
         >>> transform = Transform(size=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -32,6 +34,7 @@ class Transform:
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    has_region: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -41,7 +44,7 @@ class Transform:
         if len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"std of Transform must be three numbers > 0, got {self.std}.")
 
-    def to_tensor(self, image: NDArray[np.uint8]) -> Tensor:
+    def to_tensor(self, image: NDArray[np.uint8], region: NDArray[np.bool_] | None = None) -> Tensor:
         """The whole photo as a normalised square.
 
         Nothing is cropped, for a crop could cut the defect away, and nothing is padded, for the edge of the
@@ -52,16 +55,22 @@ class Transform:
 
         Args:
             image: Shape (H, W, 3), uint8.
+            region: Shape (H, W), bool; ignored unless ``has_region``.
 
         Returns:
-            Shape (3, size, size).
+            Shape (3, size, size), or (4, size, size) if ``has_region``.
         """
         square = self.to_square(image).transpose(2, 0, 1)
         mean, std = (np.array(values, dtype=np.float32)[:, None, None] for values in (self.mean, self.std))
         colours = square.astype(np.float32, order="C")  # (3, size, size)
         colours *= 1 / (255 * std)
         colours -= mean / std
-        return torch.from_numpy(colours)
+        if not self.has_region:
+            return torch.from_numpy(colours)
+        share = np.zeros((self.size, self.size), dtype=np.float32)
+        if region is not None:
+            share = to_photo(region.astype(np.float32), height=self.size, width=self.size)
+        return torch.from_numpy(np.concatenate([colours, share[None]]))
 
     def to_square(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The same square before it is normalised.

@@ -32,6 +32,7 @@ SATURATION = 0.4
 """Share of the photo's own colour that stays under a heatmap, so that the heat is what stands out."""
 
 _CONTEXT = 2.5
+_LINE = (0, 190, 255)  # a blue that the ramp does not have
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _STRENGTH = np.linspace(0.0, 1.0, 256, dtype=np.float32)[:, None]
 _COLOUR = np.stack(
@@ -72,6 +73,27 @@ def heat_overlay(
     grey = (pixels @ _LUMA)[..., None]
     muted = grey + SATURATION * (pixels - grey)
     return np.rint(muted + opacity * (_COLOUR[level] - muted)).astype(np.uint8)
+
+
+def outline(pixels: NDArray[np.uint8], region: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The photo with a thin line around a region.
+
+    Args:
+        pixels: The photo, shape (H, W, 3), uint8 RGB.
+        region: Shape (h, w), bool; stretched to the photo, cell edges on photo edges.
+
+    Returns:
+        Shape (H, W, 3), uint8 RGB.
+    """
+    height, width = pixels.shape[:2]
+    shape = Image.fromarray(np.where(region, np.uint8(255), np.uint8(0)))
+    inside = np.pad(np.asarray(shape.resize((width, height), Image.Resampling.NEAREST)) > 0, 1, mode="edge")
+    same = (inside[1:-1, 1:-1] == inside[:-2, 1:-1]) & (inside[1:-1, 1:-1] == inside[1:-1, :-2])
+    line = ~same
+    for _ in range(max(height, width) // 400):  # as thin on a large photo as on a small one
+        line[1:] |= line[:-1].copy()
+        line[:, 1:] |= line[:, :-1].copy()
+    return np.where(line[..., None], np.array(_LINE, dtype=np.uint8), pixels)
 
 
 def crop(pixels: NDArray[np.uint8], box: Box, *, size: int) -> NDArray[np.uint8]:

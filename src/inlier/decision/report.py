@@ -45,12 +45,14 @@ class Card:
         photo: WebP of the photo; None if it could not be read.
         heatmap: WebP of the photo under its anomaly map; None where there is none to show.
         evidence: The reasons for its score, strongest first.
+        remarks: What else is known of it, each a few words.
     """
 
     verdict: Verdict
     photo: bytes | None
     heatmap: bytes | None = None
     evidence: tuple[EvidenceView, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.photo is None and self.verdict.verdict != "unreadable":
@@ -144,6 +146,7 @@ def _card_json(card: Card, num_calibration: int) -> str:
         "p": None if p_value is None else f"{p_value:.3g}",
         "meaning": None if p_value is None else explain(p_value, num_calibration=num_calibration),
         "component": _component(verdict),
+        "remarks": [*card.remarks, *([verdict.error] if verdict.error and verdict.verdict != "unreadable" else [])],
         "photo": _base64(card.photo),
         "heatmap": _base64(card.heatmap),
         "evidence": [

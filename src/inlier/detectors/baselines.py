@@ -15,6 +15,7 @@ from inlier.detectors.protocol import check_features, check_is_fitted, take
 from inlier.features.backbone import check_layers
 from inlier.features.cache import FeatureSet
 from inlier.features.pooling import embed_photos
+from inlier.features.regions import REGION
 from inlier.records import Prediction
 
 Method = Literal["one-class-svm", "mahalanobis", "nearest-neighbor", "isolation-forest"]
@@ -159,7 +160,8 @@ class Baseline:
         return self
 
     def _embed(self, maps: Mapping[int, Tensor]) -> Tensor:
-        return embed_photos([maps[layer] for layer in self.layers], power=self.power)
+        chosen = [maps[layer] for layer in self.layers]
+        return embed_photos(chosen, power=self.power, region=maps.get(REGION))
 
 
 def _spread(photos: Tensor, max_photos: int) -> Tensor:

@@ -18,6 +18,7 @@ from inlier.detectors.protocol import check_features, check_is_fitted, kept_numb
 from inlier.features.backbone import check_layers
 from inlier.features.cache import BATCH_SIZE, FeatureSet
 from inlier.features.patches import embed_patches
+from inlier.features.regions import REGION, cells_inside
 from inlier.records import Box, Evidence, Prediction
 
 Distance = Literal["cosine", "euclidean"]
@@ -219,11 +220,14 @@ class PatchCore:
         """Scores photos: the map in ``map_size`` pixels, the evidence the worst patches apart from each other."""
         check_is_fitted(self, "memory_bank_")
         together = self.num_scored({layer: maps[layer].shape[1:] for layer in self.layers})
-        parts = zip(*(torch.split(maps[layer], together) for layer in self.layers), strict=True)
-        scored = [self._score(dict(zip(self.layers, part, strict=True))) for part in parts]
+        keys = (*self.layers, REGION) if REGION in maps else self.layers
+        parts = zip(*(torch.split(maps[key], together) for key in keys), strict=True)
+        scored = [self._score(dict(zip(keys, part, strict=True))) for part in parts]
         score, patch_scores, nearest = (torch.cat(of_parts) for of_parts in zip(*scored, strict=True))
-        anomaly_map = smooth_map(patch_scores, size=self.map_size, sigma=self.sigma)
-        evidence = tuple(self._evidence(patch_scores[photo], nearest[photo]) for photo in range(len(score)))
+        is_inside = cells_inside(maps, *patch_scores.shape[1:])
+        anomaly_map = smooth_map(patch_scores, size=self.map_size, sigma=self.sigma, is_inside=is_inside)
+        shown = patch_scores if is_inside is None else patch_scores.masked_fill(~is_inside, -1)
+        evidence = tuple(self._evidence(shown[photo], nearest[photo]) for photo in range(len(score)))
         return Prediction(score, anomaly_map, evidence)
 
     def room(self, shapes: Mapping[int, Sequence[int]]) -> Room:
@@ -263,12 +267,19 @@ class PatchCore:
         features = features.with_layers(self.layers)
         room = self.room({layer: of_photo.shape[1:] for layer, of_photo in features.select([0]).read().items()})
         stream = CoresetStream(capacity=room.capacity, num_kept=room.num_kept)
+        num_cells = 0
         for maps in features.batches(room.together):
-            rows = self._embed(maps).flatten(0, 2)  # (B * h * w, D)
-            stream.append(rows, torch.arange(stream.num_seen, stream.num_seen + len(rows)))
-            del rows  # the stream has it, and lets go of it before it needs room
+            patches = self._embed(maps)
+            is_inside = cells_inside(maps, *patches.shape[1:3])
+            rows = patches.flatten(0, 2)  # (B * h * w, D)
+            numbers = torch.arange(num_cells, num_cells + len(rows))
+            num_cells += len(rows)
+            if is_inside is not None:
+                rows, numbers = rows[is_inside.flatten()], numbers[is_inside.flatten()]
+            stream.append(rows, numbers)
+            del patches, rows  # the stream has it, and lets go of it before it needs room
         self.memory_bank_, self.bank_places_ = stream.finish(self._num_rows(stream.num_seen, spare=spare))
-        self.seen_ = torch.tensor([len(features), stream.num_seen // len(features)])
+        self.seen_ = torch.tensor([len(features), num_cells // len(features)])
         return self
 
     def _num_rows(self, num_patches: int, *, spare: int) -> int:
@@ -296,9 +307,13 @@ class PatchCore:
             self._index = FlatIndex(self.memory_bank_)
         distances, rows = self._index.nearest(patches.flatten(0, 2))
         patch_scores, nearest = distances.view(patches.shape[:3]), rows.view(patches.shape[:3])
+        is_inside = cells_inside(maps, *patches.shape[1:3])
+        if is_inside is not None:
+            patch_scores = patch_scores * is_inside
         if self.is_reweighted:
             return self._reweighted(patches, patch_scores, nearest), patch_scores, nearest
-        return pool_map(patch_scores, pooling=self.pooling, top_ratio=self.top_ratio), patch_scores, nearest
+        score = pool_map(patch_scores, pooling=self.pooling, top_ratio=self.top_ratio, is_inside=is_inside)
+        return score, patch_scores, nearest
 
     def _grid(self, finest: Sequence[int]) -> tuple[int, int]:
         """Rows and columns of cells, for a finest map of so many."""

@@ -20,6 +20,7 @@ from inlier.detectors.whitening import shrunk_covariance, variances, whitening, 
 from inlier.features.backbone import check_layers
 from inlier.features.cache import FeatureSet
 from inlier.features.pooling import embed_photos
+from inlier.features.regions import REGION
 from inlier.records import Box, Evidence, Prediction
 
 WHOLE_PHOTO: Box = (0.0, 0.0, 1.0, 1.0)
@@ -237,7 +238,8 @@ class PhotoNeighbors:
         return covariance
 
     def _embed(self, maps: Mapping[int, Tensor]) -> Tensor:
-        return embed_photos([maps[layer] for layer in self.layers], power=self.power)
+        chosen = [maps[layer] for layer in self.layers]
+        return embed_photos(chosen, power=self.power, region=maps.get(REGION))
 
     def _embed_all(self, features: FeatureSet) -> Tensor:
         """Shape (N, D); (0, 0) of no photos."""

@@ -20,6 +20,7 @@ from inlier.features.backbone import check_layers
 from inlier.features.cache import FeatureSet
 from inlier.features.patches import embed_patches
 from inlier.features.pooling import embed_photos
+from inlier.features.regions import REGION, cells_inside
 from inlier.records import Prediction
 
 _NOTHING = 1e-12
@@ -164,8 +165,12 @@ class PatchSubspace:
         """Scores photos, with a map in ``map_size`` pixels; no single normal photo is evidence."""
         check_is_fitted(self, "subspace_")
         patch_scores = self.subspace_.residuals(self._embed(maps))  # (B, h, w)
-        score = pool_map(patch_scores, pooling=self.pooling, top_ratio=self.top_ratio)
-        return Prediction(score, smooth_map(patch_scores, size=self.map_size, sigma=self.sigma), None)
+        is_inside = cells_inside(maps, *patch_scores.shape[1:])
+        if is_inside is not None:
+            patch_scores = patch_scores * is_inside
+        score = pool_map(patch_scores, pooling=self.pooling, top_ratio=self.top_ratio, is_inside=is_inside)
+        anomaly_map = smooth_map(patch_scores, size=self.map_size, sigma=self.sigma, is_inside=is_inside)
+        return Prediction(score, anomaly_map, None)
 
     def state_dict(self) -> dict[str, Tensor]:
         """``count_``, ``mean_`` and ``scatter_`` of the patches."""
@@ -181,7 +186,13 @@ class PatchSubspace:
         return self
 
     def _moments(self, features: FeatureSet) -> Moments:
-        return _sum(Moments.of(self._embed(maps).flatten(0, 2)) for maps in features.batches())
+        return _sum(Moments.of(self._inside(maps)) for maps in features.batches())
+
+    def _inside(self, maps: Mapping[int, Tensor]) -> Tensor:
+        """Embeddings of the patches that count, shape (N, D)."""
+        patches = self._embed(maps)
+        is_inside = cells_inside(maps, *patches.shape[1:3])
+        return patches.flatten(0, 2) if is_inside is None else patches[is_inside]
 
     def _embed(self, maps: Mapping[int, Tensor]) -> Tensor:
         chosen = [maps[layer] for layer in self.layers]
@@ -274,7 +285,8 @@ class PhotoSubspace:
         return _sum(Moments.of(self._embed(maps)) for maps in features.batches())
 
     def _embed(self, maps: Mapping[int, Tensor]) -> Tensor:
-        return embed_photos([maps[layer] for layer in self.layers], power=self.power)  # (B, D)
+        chosen = [maps[layer] for layer in self.layers]
+        return embed_photos(chosen, power=self.power, region=maps.get(REGION))  # (B, D)
 
 
 def _check_explained_variance(owner: str, explained_variance: float) -> None:

@@ -31,6 +31,7 @@ from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.features.records import Records
 from inlier.features.store import FeatureStore, features_key
 from inlier.fitting import places_to_learn_from
+from inlier.model import transform_of
 from inlier.reading import Link, Reader, normal_groups
 from inlier.workflow import Progress, backbone_to_share, normal_photos, views_of
 
@@ -227,7 +228,7 @@ def read_photos(
     """
     normal = normal_photos(data)
     backbone = backbone_to_share(config, layers).to(device)
-    transform = Transform(config["input"]["size"], backbone.mean, backbone.std)
+    transform = transform_of(config, backbone)
     if metric == "synthetic":
         return _read_copies(config, normal, backbone, transform, store, workers, progress)
     labelled = labelled_dev(data)

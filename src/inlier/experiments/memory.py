@@ -18,6 +18,7 @@ from inlier.detectors.combined import Combined
 from inlier.detectors.patchcore import ROW_BYTES, PatchCore
 from inlier.detectors.photo_neighbors import PhotoNeighbors
 from inlier.detectors.protocol import Detector
+from inlier.detectors.regional import Regional
 from inlier.detectors.reverse_distillation import ENOUGH_GROUPS, NUM_TOGETHER, ReverseDistillation
 from inlier.detectors.subspace import PatchSubspace, PhotoSubspace
 from inlier.errors import ConfigError
@@ -299,6 +300,15 @@ def _combined(detector: Combined, shapes: Shapes, num_photos: int, num_judged: i
     return _Need(most, most, sum(need.learned for need in needs))
 
 
+def _regional(detector: Regional, shapes: Shapes, num_photos: int, num_judged: int) -> _Need:
+    """The detector, and before it the scatter of the features that tell the part, with its eigenvectors."""
+    inner = _need(detector.detector, shapes, num_photos, num_judged)
+    depth = max(shapes[layer][0] for layer in detector.layers)
+    rows = BATCH_SIZE * max(math.prod(shapes[layer]) for layer in detector.layers)
+    working = _going_through(shapes, min(BATCH_SIZE, num_photos), 8 * rows) + 7 * 8 * depth**2
+    return _Need(max(inner.fitting, _CODE + working), inner.judging + 8 * rows, inner.learned + 8 * num_photos)
+
+
 def _reverse_distillation(detector: ReverseDistillation, shapes: Shapes, num_photos: int, num_judged: int) -> _Need:
     maps = _maps(shapes, detector.layers)
     kept, widest, num_weights = count_activations([shapes[layer] for layer in detector.layers], width=detector.width)
@@ -318,4 +328,5 @@ _FORMULAS: dict[type, Callable[..., _Need]] = {
     ReverseDistillation: _reverse_distillation,
     **dict.fromkeys((PhotoNeighbors, PhotoSubspace, Baseline), _of_photos),
     Combined: _combined,
+    Regional: _regional,
 }

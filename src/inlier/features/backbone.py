@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from inlier.features.networks import create_network, kind_of, takes_any_grid
+from inlier.features.regions import REGION, to_cells
 from inlier.features.runtime import (
     MICRO_BATCH,
     PRECISIONS,
@@ -22,10 +23,13 @@ from inlier.features.runtime import (
     feature_maps,
     open_trunk,
 )
-from inlier.features.weights import EMBEDDED, load_weights, set_weights
+from inlier.features.weights import load_weights, set_weights
 
 MAX_STAGES = 6
 """Layers of a network with stages, at most; those of a plain transformer are its blocks, and more."""
+
+MAX_PATCHES = 2048
+"""Patches of a plain transformer that pass it together, or one photo's: 8 photos of 224 px in patches of 14."""
 
 
 class Backbone(nn.Module):
@@ -33,7 +37,7 @@ class Backbone(nn.Module):
 
     Layers count the stages as the thesis counts those of a ResNet (section 3.1), from stride 4 on: layers 1 to 4 of
     a convolutional network, or of a transformer with stages, have cells of 4, 8, 16 and 32 pixels. Layer k of a plain
-    vision transformer is its k-th block.
+    vision transformer is its k-th block, through its last normalisation (``networks.create_network``).
 
     An adaptor maps the vector in each cell of a layer's map to another one, on its way out; what the next stage sees
     stays the same.
@@ -42,6 +46,7 @@ class Backbone(nn.Module):
         name: Name of the network, as given.
         layers: The layers, ascending.
         strides: Input pixels for each cell of a layer's map.
+        is_plain: Whether the network is a plain transformer.
         network: What timm builds.
         adaptors: Layer, as text -> its 1 x 1 convolution; none at first.
         mean: What the network expects to be subtracted from red, green and blue in [0, 1].
@@ -71,7 +76,7 @@ class Backbone(nn.Module):
 
         Args:
             name: ``efficientnet_lite0``, whose weights are embedded, or any name that timm has.
-            layers: Which stages, each once, counted from 1.
+            layers: Which stages, or blocks of a plain transformer, each once, counted from 1.
             weights: A file of weights; None: the embedded ones, or those that timm can fetch.
             precision: ``bfloat16`` is faster where the processor multiplies it; maps are off by 3 to 9 % of their norm.
             runtime: ``openvino`` is faster on a CPU; ``torch`` runs everywhere.
@@ -90,7 +95,8 @@ class Backbone(nn.Module):
         self.layers = check_layers(name, layers)
         self.precision: Precision = precision
         self.runtime: Runtime = runtime
-        self.network = _create_network(name, self.layers)
+        self.network = create_network(name, self.layers)
+        self.is_plain = kind_of(name).is_plain
         self.adaptors = nn.ModuleDict()
         self.strides: tuple[int, ...] = tuple(self.network.feature_info.reduction())
         settings: dict[str, Any] = self.network.pretrained_cfg
@@ -160,11 +166,20 @@ class Backbone(nn.Module):
         return super().load_state_dict(state_dict, strict, assign)
 
     def check_image_size(self, size: int) -> None:
-        """Lets a blank photo of this height and width pass.
+        """Lets a blank photo of this height and width pass, unless its patches say enough.
 
         Raises:
             ValueError: The network takes none of this size, as some transformers do.
         """
+        patch = self.strides[0]
+        if self.is_plain and takes_any_grid(self.network):
+            if size % patch:
+                nearest = f"{size - size % patch} or {size - size % patch + patch}" if size > patch else str(patch)
+                raise ValueError(
+                    f"size of a photo for {self.name} must be a multiple of its patches of {patch} pixels, got {size}; "
+                    f"take {nearest}."
+                )
+            return
         blank = torch.zeros(1, 3, size, size, device=next(self.network.parameters()).device)
         try:
             with torch.inference_mode():
@@ -175,23 +190,40 @@ class Backbone(nn.Module):
                 f"{self.network.pretrained_cfg['input_size'][-1]}."
             ) from error
 
+    def num_together(self, height: int, width: int) -> int:
+        """Photos of this size, in pixels, that pass the network together.
+
+        What a transformer holds at once grows with the number of its patches, and of SAM's with their square, so that
+        large photos pass one by one; of a network with stages the number is always the same.
+        """
+        if not self.is_plain:
+            return MICRO_BATCH
+        num_patches = -(-height // self.strides[0]) * -(-width // self.strides[0])
+        return max(1, min(MICRO_BATCH, MAX_PATCHES // num_patches))
+
     @torch.inference_mode()
     def extract(self, images: Tensor) -> dict[int, Tensor]:
         """Feature maps for a detector: no gradients, in ``precision``, handed out as float32.
 
-        Photos pass in micro-batches of a fixed size, so that neither memory nor speed depends on how many come
-        at once.
+        Photos pass in micro-batches of a fixed size (``num_together``), so that neither memory nor speed depends on how
+        many come at once.
 
         Args:
-            images: Shape (B, 3, H, W), normalised.
+            images: Shape (B, 3, H, W), normalised; or (B, 4, H, W), with how much of each pixel lies in a region.
 
         Returns:
-            Layer -> shape (B, C_l, h_l, w_l), float32, on the processor where detectors work.
+            Layer -> shape (B, C_l, h_l, w_l), float32, on the processor where detectors work; and ``REGION`` -> that of
+            the finest map's cells, if it was given.
         """
-        trunk = self._open_trunk(images)
-        parts = [self._adapted(trunk(chunk)) for chunk in torch.split(images, MICRO_BATCH)]
+        colours, shares = images[:, :3], images[:, 3:]
+        trunk = self._open_trunk(colours)
+        chunks = torch.split(colours, self.num_together(*images.shape[2:]))
+        parts = [self._adapted(trunk(chunk)) for chunk in chunks]
         maps = (torch.cat([part.cpu().float() for part in layer]) for layer in zip(*parts, strict=True))
-        return dict(zip(self.layers, maps, strict=True))
+        of_layers = dict(zip(self.layers, maps, strict=True))
+        if not shares.shape[1]:
+            return of_layers
+        return of_layers | {REGION: to_cells(shares.cpu(), *of_layers[self.layers[0]].shape[2:])}
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._trunk = None  # moved to another device, or of another type
@@ -235,11 +267,11 @@ class Backbone(nn.Module):
         before = tuple(range(1, self.layers[-1] + 1))
         if self.runtime == "torch" or self.precision == "float32" or before == self.layers:
             return self.network, self.layers
-        if len(all_layers(self.name)) > MAX_STAGES:
+        if self.is_plain:
             return self.network, self.layers
         device = next(self.network.parameters()).device
         with torch.random.fork_rng(devices=[]):  # its random weights are replaced, and must move no others
-            whole = _create_network(self.name, before).to(device).eval()
+            whole = create_network(self.name, before).to(device).eval()
         whole.load_state_dict(self.network.state_dict())
         return whole, before
 
@@ -256,55 +288,13 @@ def check_layers(owner: str, layers: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(layers))
 
 
-def is_network(name: str) -> bool:
-    """Whether there is a network of this name, with weights or without."""
-    import timm
-
-    return name in EMBEDDED or bool(timm.is_model(name))
-
-
 def all_layers(name: str) -> tuple[int, ...]:
     """Every layer that a network has, ascending: of a plain vision transformer each of its blocks.
 
     Raises:
         ValueError: The network is unknown, or gives no feature maps.
     """
-    first, num_stages = _stages(name)
-    return tuple(range(1, num_stages - first + 1))
-
-
-def _create_network(name: str, layers: tuple[int, ...]) -> Any:
-    first, num_stages = _stages(name)
-    if layers[-1] > num_stages - first:
-        raise ValueError(f"layers of {name} must be in 1 to {num_stages - first}, got {list(layers)}.")
-    return _feature_network(EMBEDDED.get(name, name), out_indices=tuple(layer - 1 + first for layer in layers))
-
-
-@cache
-def _stages(name: str) -> tuple[int, int]:
-    """How many of a network's stages precede layer 1, and how many there are."""
-    import timm
-
-    if not is_network(name):
-        close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:3]) or "resnet18"
-        raise ValueError(f"timm has no backbone named {name}; it has, for example, {close}.")
-    try:
-        with torch.random.fork_rng(devices=[]):  # or random weights would depend on whether this was asked before
-            whole = _feature_network(EMBEDDED.get(name, name))
-    except (RuntimeError, AttributeError, NotImplementedError, AssertionError) as error:
-        raise ValueError(f"timm gives no feature maps of {name}: {error}") from error
-    reductions = [stage["reduction"] for stage in whole.feature_info.info]
-    return sum(reduction < 4 for reduction in reductions), len(reductions)
-
-
-def _feature_network(known_as: str, *, out_indices: tuple[int, ...] | None = None) -> Any:
-    """The network without its head, as timm builds it; a transformer takes photos of any size where it can."""
-    import timm
-
-    try:
-        return timm.create_model(known_as, features_only=True, out_indices=out_indices, dynamic_img_size=True)
-    except TypeError:  # networks that take any size anyway, or only one, know no such option
-        return timm.create_model(known_as, features_only=True, out_indices=out_indices)
+    return tuple(range(1, kind_of(name).num_layers + 1))
 
 
 def _adaptors_of(state: Mapping[str, Tensor]) -> dict[int, nn.Conv2d]:

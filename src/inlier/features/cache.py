@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from inlier.features.records import Records
+from inlier.features.regions import REGION, RegionFinder
 
 BATCH_SIZE = 32
 """Photos whose features are read together."""
@@ -141,12 +142,14 @@ class FeatureSet:
         indices: Which photos, by their numbers in the cache.
         background: Numbers of photos that nobody sorted, for detectors that want to know what else there is.
         layers: Which of the cache's layers are read; None: all.
+        region: Finds the cells that count, which then come beside the layers; None: all count.
     """
 
     cache: FeatureCache
     indices: tuple[int, ...]
     background: tuple[int, ...] = ()
     layers: tuple[int, ...] | None = None
+    region: RegionFinder | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -168,12 +171,12 @@ class FeatureSet:
 
     def read(self) -> dict[int, Tensor]:
         """Features of all photos at once: layer -> shape (B, C_l, h_l, w_l)."""
-        return self.cache.read(self.indices, layers=self.layers)
+        return self._read(self.indices)
 
     def batches(self, size: int = BATCH_SIZE) -> Iterator[dict[int, Tensor]]:
         """Features in the order of the photos, so many at a time: layer -> shape (B, C_l, h_l, w_l)."""
         for start in range(0, len(self.indices), size):
-            yield self.cache.read(self.indices[start : start + size], layers=self.layers)
+            yield self._read(self.indices[start : start + size])
 
     def select(self, places: Sequence[int]) -> FeatureSet:
         """The photos at these places among those here, in this order; before the same background."""
@@ -190,6 +193,13 @@ class FeatureSet:
     def of_background(self) -> FeatureSet:
         """The photos of the background; there may be none."""
         return replace(self, indices=self.background, background=())
+
+    def _read(self, indices: Sequence[int]) -> dict[int, Tensor]:
+        if self.region is None:
+            return self.cache.read(indices, layers=self.layers)
+        layers = None if self.layers is None else sorted({*self.layers, self.region.layer})
+        maps = self.cache.read(indices, layers=layers)
+        return maps | {REGION: self.region(maps)}
 
     def with_layers(self, layers: Sequence[int]) -> FeatureSet:
         """The same photos, of which only these layers are read."""

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from inlier.features.networks import for_size
+
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
@@ -110,9 +112,18 @@ def feature_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def _in_torch(network: nn.Module, precision: Precision) -> Trunk:
-    """A copy in this precision and channels_last, where the network is."""
-    frozen = copy.deepcopy(network).eval().requires_grad_(False)
-    frozen = frozen.to(getattr(torch, precision)).to(memory_format=torch.channels_last)
+    """A copy in this precision and channels_last, where the network is.
+
+    One that is all matrices and in this precision already, as a transformer's, shares its tensors with the network: a
+    second copy of a large encoder would take a gigabyte, and order no channels.
+    """
+    wanted = getattr(torch, precision)
+    if _is_of_matrices(network) and all(parameter.dtype == wanted for parameter in network.parameters()):
+        shared: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+        frozen = copy.deepcopy(network, shared).eval()
+    else:
+        frozen = copy.deepcopy(network).eval().requires_grad_(False)
+        frozen = frozen.to(wanted).to(memory_format=torch.channels_last)
     first = next(frozen.parameters())
 
     def extract(images: Tensor) -> list[Tensor]:
@@ -120,6 +131,12 @@ def _in_torch(network: nn.Module, precision: Precision) -> Trunk:
         return [features.cpu().float().contiguous() for features in feature_maps(frozen, photos)]
 
     return extract
+
+
+def _is_of_matrices(network: nn.Module) -> bool:
+    """Whether convolutions hold less than half of its numbers."""
+    sizes = [(parameter.numel(), parameter.ndim) for parameter in network.parameters()]
+    return 2 * sum(size for size, rank in sizes if rank == 4) < sum(size for size, _ in sizes)
 
 
 class _Traceable(nn.Module):
@@ -237,7 +254,7 @@ def _trace(network: nn.Module, size: tuple[int, int]) -> Any:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # tracing is deprecated, and warns of constants that stay constants here
             trace: Any = torch.jit.trace
-            traced = trace(_Traceable(network).eval(), blank, check_trace=False, strict=False)
+            traced = trace(_Traceable(for_size(network, size)).eval(), blank, check_trace=False, strict=False)
             reader = frontend.FrontEndManager().load_by_framework("pytorch")
             # It must live until it is converted, and not share weights that may be trained on.
             decoded = decoder.TorchScriptPythonDecoder(traced, example_input=blank, shared_memory=False)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import pickle
 import re
 import socket
 import struct
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,13 +45,16 @@ def load_weights(name: str, network: nn.Module, *, weights: Path | None) -> None
     Args:
         name: Name of the backbone, as a user gives it.
         network: Its network, with timm's names of tensors.
-        weights: A ``.safetensors`` or ``.pth`` file; None: the embedded ones, or timm's.
+        weights: A ``.safetensors`` or ``.pth`` file, with timm's names of tensors or, where timm can translate them,
+            those of the network's authors; None: the embedded ones, or timm's.
 
     Raises:
         WeightsError: There are no weights to be had, or they are those of another network.
     """
     if weights is not None:
         state = read_weights(weights)
+        if any(_misfits(network, state)):
+            state = _in_timms_words(network, state)
     elif name in EMBEDDED:
         state = _embedded_weights()
     else:
@@ -69,8 +75,7 @@ def set_weights(network: nn.Module, state: Mapping[str, Tensor], *, source: str)
     """
     given = {_flat(name): tensor for name, tensor in state.items()}
     own = network.state_dict()
-    missing = [name for name in own if _flat(name) not in given and not name.endswith("num_batches_tracked")]
-    wrong = [name for name in own if _flat(name) in given and own[name].shape != given[_flat(name)].shape]
+    missing, wrong = _misfits(network, state)
     if missing or wrong:
         offenders = ", ".join([*missing, *wrong][:5])
         raise WeightsError(
@@ -78,6 +83,32 @@ def set_weights(network: nn.Module, state: Mapping[str, Tensor], *, source: str)
             f"missing and {len(wrong)} have another shape ({offenders}, ...)."
         )
     network.load_state_dict({name: given[_flat(name)] for name in own if _flat(name) in given}, strict=False)
+
+
+def _misfits(network: nn.Module, state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+    """The network's tensors that are missing, and those of another shape."""
+    given, own = {_flat(name): tensor for name, tensor in state.items()}, network.state_dict()
+    missing = [name for name in own if _flat(name) not in given and not name.endswith("num_batches_tracked")]
+    wrong = [name for name in own if _flat(name) in given and own[name].shape != given[_flat(name)].shape]
+    return missing, wrong
+
+
+def _in_timms_words(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as timm names, joins and enlarges those of a transformer's authors; as given where it cannot.
+
+    timm keeps a translator beside each family of networks (``checkpoint_filter_fn``): of DINOv2 and DINOv3, SAM,
+    OpenAI's and OpenCLIP's encoders, and of positions of another size of photos.
+    """
+    inner = getattr(network, "model", None)
+    translate = getattr(sys.modules.get(type(inner).__module__), "checkpoint_filter_fn", None)
+    if translate is None:
+        return state
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # some print what they leave out
+            translated: dict[str, Tensor] = translate(dict(state), inner)
+    except _DAMAGED:  # those of something else altogether
+        return state
+    return translated
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -27,11 +27,12 @@ from inlier.data.manifest import Photo
 from inlier.data.transforms import Transform
 from inlier.errors import ImageReadError
 from inlier.features.runtime import MICRO_BATCH
+from inlier.records import Inspection
 from inlier.service.decoding import read_photo, reduced
 from inlier.service.loaded import Chain, Loaded
 from inlier.service.refusals import Refusal
 from inlier.service.settings import Limits
-from inlier.workflow import Inspection, inspect_batch
+from inlier.workflow import inspect_batch
 
 logger = logging.getLogger("inlier.service")
 

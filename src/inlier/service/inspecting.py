@@ -8,7 +8,7 @@ import uuid
 from pathlib import PurePath
 from typing import Any
 
-from inlier.records import Evidence
+from inlier.records import Evidence, Inspection
 from inlier.service.batching import Job, Line
 from inlier.service.drifting import Drift
 from inlier.service.kept import Heat, HeatCache, PhotoFolder
@@ -19,7 +19,6 @@ from inlier.service.records import Record, Row
 from inlier.service.refusals import Refusal
 from inlier.service.settings import FILTER, Settings
 from inlier.service.uploads import Upload
-from inlier.workflow import Inspection
 
 logger = logging.getLogger("inlier.service")
 

@@ -20,10 +20,11 @@ def keys(
     folders: Sequence[str] = (),
     cameras: Sequence[str] = (),
     times: Sequence[str] = (),
+    numbers: Sequence[str] = (),
 ) -> list[str]:
-    num_photos = max(map(len, (names, folders, cameras, times)))
-    columns = (column or [""] * num_photos for column in (names, folders, cameras, times))
-    return group_keys(parse_group_by(text), *columns)
+    num_photos = max(map(len, (names, folders, cameras, times, numbers)))
+    *columns, shown = (column or [""] * num_photos for column in (names, folders, cameras, times, numbers))
+    return group_keys(parse_group_by(text), *columns, numbers=shown)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,7 @@ def keys(
         ("camera", GroupBy("camera")),
         ("day", GroupBy("day")),
         ("burst", GroupBy("burst", seconds=10)),
+        ("digits", GroupBy("digits")),
         ("burst:2.5", GroupBy("burst", seconds=2.5)),
         ("regex:ship:(.)", GroupBy("regex", pattern=re.compile("ship:(.)"))),
     ],
@@ -44,11 +46,16 @@ def test_every_way_to_group(text: str, expected: GroupBy) -> None:
 
 @pytest.mark.parametrize("text", ["", "week", "Folder", "folder:2", "regex", "regex:", "none:"])
 def test_other_ways_are_refused(text: str) -> None:
-    sentence = (
-        rf"^group_by must be none, folder, camera, day, burst, burst:SECONDS or regex:PATTERN, got {re.escape(text)}\.$"
-    )
+    kinds = "none, folder, camera, day, burst, burst:SECONDS, digits or regex:PATTERN"
+    sentence = rf"^group_by must be {kinds}, got {re.escape(text)}\.$"
     with pytest.raises(ValueError, match=sentence):
         parse_group_by(text)
+
+
+def test_a_number_names_a_part_within_its_folder_only() -> None:
+    folders = ["ship", "ship", "ship", "other", "", "ship"]
+    found = keys("digits", folders=folders, numbers=["3", "12", "3", "3", "3", ""])
+    assert found == ["digits:ship 3", "digits:ship 12", "digits:ship 3", "digits:other 3", "digits:3", ""]
 
 
 @pytest.mark.parametrize("seconds", ["", "0", "-1", "nan", "inf", "1e9", "ten"])

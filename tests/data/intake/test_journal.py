@@ -32,9 +32,9 @@ def source(name: str, **facts: Any) -> Source:
     return Source(**{"name": name, "path": Path("given") / name, "size": 10, "modified": 5, **facts})
 
 
-def prepared(number: int, **facts: Any) -> Prepared:
-    sha256 = f"{number:064x}"
-    path = f"photos/{sha256[:2]}/{number:032x}.jpg"
+def prepared(place: int, **facts: Any) -> Prepared:
+    sha256 = f"{place:064x}"
+    path = f"photos/{sha256[:2]}/{place:032x}.jpg"
     values = {"sha256": sha256, "path": path, "width": 40, "height": 30, "hashes": bytes(32), "thumbnail": bytes(4096)}
     return Prepared(**{**values, **facts})
 
@@ -168,11 +168,12 @@ def test_all_that_was_measured_is_kept(journal: Journal) -> None:
         metadata=Metadata("2024-03-05T10:11:12", "Apple iPhone 13"),
         quality=Quality(0.1, 0.2, 0.3, 0.4, 0.5),
         hashes=bytes(range(32)),
+        number="12",
     )
     journal.put([(source("a.jpg", mask="m.png"), result)])
     (row,) = journal.database.execute("SELECT * FROM results").fetchall()
     expected = ("a.jpg", 10, 5, b"m.png", "", result.sha256, result.path, "masks/a.png", "m", 40, 30, 400, 300)
-    measured = ("2024-03-05T10:11:12", "Apple iPhone 13", 0.1, 0.2, 0.3, 0.4, 0.5, bytes(range(32)), bytes(4096))
+    measured = ("2024-03-05T10:11:12", "Apple iPhone 13", 0.1, 0.2, 0.3, 0.4, 0.5, bytes(range(32)), bytes(4096), "12")
     assert row == (*expected, *measured)
 
 

@@ -61,7 +61,7 @@ def test_plain_values_make_the_same_settings() -> None:
         ),
         (
             {"group_by": "week"},
-            "group_by must be none, folder, camera, day, burst, burst:SECONDS or regex:PATTERN, got week.",
+            "group_by must be none, folder, camera, day, burst, burst:SECONDS, digits or regex:PATTERN, got week.",
         ),
         ({"group_by": "burst:-1"}, "seconds of group_by burst must be in (0, 86400], a day, got -1."),
     ),

@@ -99,7 +99,11 @@ def _arrange(
     What shares a group, as given or by the settings, stays together first, then near-duplicates, the most alike first.
     """
     folders = [source.rpartition("/")[0] for source in photos.sources]
-    keys = group_keys(parse_group_by(settings.group_by), photos.sources, folders, photos.cameras, photos.times)
+    group_by = parse_group_by(settings.group_by)
+    keys = group_keys(group_by, photos.sources, folders, photos.cameras, photos.times, numbers=photos.numbers)
+    if group_by.kind == "digits":  # photos of before are not read again: their groups say what they show
+        held = photos.groups[: photos.num_known]
+        keys[: photos.num_known] = [group if group.startswith("digits:") else "" for group in held]
 
     def links() -> Iterator[tuple[int, int]]:
         yield from links_of_keys(photos.groups, chosen)

@@ -1,4 +1,4 @@
-"""Which photos belong together: by folder, camera, day, burst, or what a pattern finds in their names."""
+"""Which photos belong together: by folder, camera, day, burst, number, or what a pattern finds in their names."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ BURST_SECONDS = 10.0
 MAX_LENGTH = 200
 """Characters of a group's name."""
 
-Kind = Literal["none", "folder", "camera", "day", "burst", "regex"]
+MAX_DIGITS = 3
+"""Digits that a number which groups photos has at most: more is a serial number, a date, or a stock photo's."""
 
-_KINDS: tuple[Kind, ...] = ("none", "folder", "camera", "day", "burst")
+Kind = Literal["none", "folder", "camera", "day", "burst", "digits", "regex"]
+
+_KINDS: tuple[Kind, ...] = ("none", "folder", "camera", "day", "burst", "digits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class GroupBy:
     """What photos are grouped by.
 
     Attributes:
-        kind: One of the six.
+        kind: One of the seven.
         seconds: For ``burst``: how far apart two successive photos of one are at most.
         pattern: For ``regex``: what is looked for in a photo's name.
     """
@@ -39,7 +42,7 @@ class GroupBy:
 
 
 def parse_group_by(text: str) -> GroupBy:
-    """What a user means by none, folder, camera, day, burst, burst:SECONDS or regex:PATTERN.
+    """What a user means by none, folder, camera, day, burst, burst:SECONDS, digits or regex:PATTERN.
 
     Raises:
         ValueError: It is none of these, the seconds are no positive number, or the pattern is broken.
@@ -52,11 +55,19 @@ def parse_group_by(text: str) -> GroupBy:
     for kind in _KINDS:
         if text == kind:
             return GroupBy(kind)
-    raise ValueError(f"group_by must be none, folder, camera, day, burst, burst:SECONDS or regex:PATTERN, got {text}.")
+    raise ValueError(
+        f"group_by must be none, folder, camera, day, burst, burst:SECONDS, digits or regex:PATTERN, got {text}."
+    )
 
 
 def group_keys(
-    group_by: GroupBy, names: Sequence[str], folders: Sequence[str], cameras: Sequence[str], times: Sequence[str]
+    group_by: GroupBy,
+    names: Sequence[str],
+    folders: Sequence[str],
+    cameras: Sequence[str],
+    times: Sequence[str],
+    *,
+    numbers: Sequence[str] = (),
 ) -> list[str]:
     """The group of each of N photos; "" where a photo stands alone.
 
@@ -66,7 +77,8 @@ def group_keys(
     from others by the start of its SHA-256.
 
     A burst is a chain of photos of one camera, each within so many seconds of the one before; photos of unknown
-    cameras chain with each other. All photos of a data set must be given at once, for a new one may join two
+    cameras chain with each other. A number, as of a cylinder, is a part's name within one folder only ("digits:ship
+    3"), for every ship has a cylinder 3. All photos of a data set must be given at once, for a new one may join two
     bursts. Times are the camera's clock: an offset from UTC is passed over, as a photo that went through another
     program has often lost it.
 
@@ -74,9 +86,10 @@ def group_keys(
         group_by: What to group by.
         names: For ``regex``. The pattern's first named group is the key, else its first group, else all it
             finds.
-        folders: For ``folder``; "" if a photo lies in none.
+        folders: For ``folder`` and ``digits``; "" if a photo lies in none.
         cameras: For ``camera`` and ``burst``; "" if unknown.
         times: For ``day`` and ``burst``, as in ``Metadata.taken_at``; "" if unknown.
+        numbers: For ``digits``; "" if a photo shows none, or several.
 
     Raises:
         ValueError: A time that is needed is not in ISO 8601.
@@ -90,6 +103,9 @@ def group_keys(
             keys = [time and f"{clock:%Y-%m-%d}" for time, clock in zip(times, _clocks(times), strict=True)]
         case "burst":
             keys = _bursts(cameras, times, timedelta(seconds=group_by.seconds))
+        case "digits":
+            shown = zip(folders, numbers, strict=True)
+            keys = [number and f"{folder} {number}".lstrip() for folder, number in shown]
         case "regex" if group_by.pattern is not None:
             keys = [_find(group_by.pattern, name) for name in names]
         case _:

@@ -17,6 +17,7 @@ from typing import Any
 
 from inlier.data.intake.assembly import assemble
 from inlier.data.intake.dataset import WORK, finish, read_about, read_kept, read_ledger, roll_forward, write_next
+from inlier.data.intake.grouping import parse_group_by
 from inlier.data.intake.journal import Journal
 from inlier.data.intake.preparing import PHOTOS, Prepared, Preparer
 from inlier.data.intake.settings import Settings
@@ -25,6 +26,7 @@ from inlier.data.intake.workers import alone, map_in_processes, wait_for_workers
 from inlier.data.layouts import SPLITS
 from inlier.data.manifest import NORMAL_LABELS
 from inlier.data.tables import first_five
+from inlier.data.text.reading import check_reader
 from inlier.errors import InlierError, ManifestError
 from inlier.outputs import as_text, check_folder, number_of
 
@@ -84,7 +86,10 @@ def ingest(
         InlierError: The data set was made with other settings, is being written to, or cannot be written.
         ManifestError: A path does not exist, or there is nothing in them.
         ConfigError: The cluster cannot be used.
+        MissingExtraError: Photos are grouped by numbers, and what reads them is not installed.
     """
+    if parse_group_by(settings.group_by).kind == "digits":
+        check_reader()
     work = directory / WORK
     check_folder(directory, marker=WORK if work.exists() else "dataset.json", content="a data set of inlier ingest")
     sources = find_sources(paths, include=include, exclude=exclude, skip=directory, normal=normal or NORMAL_LABELS)
@@ -146,7 +151,8 @@ def _prepare(
 ) -> None:
     scratch = directory / WORK / "scratch"
     scratch.mkdir(exist_ok=True)
-    preparer = Preparer(directory, scratch, settings.longest_side, settings.keep_gps)
+    reads_numbers = parse_group_by(settings.group_by).kind == "digits"
+    preparer = Preparer(directory, scratch, settings.longest_side, settings.keep_gps, reads_numbers)
     num_pending = journal.num_pending()
     advance = progress("Reading photos", num_pending)
     done: list[tuple[Source, Prepared]] = []

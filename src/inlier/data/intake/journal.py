@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS results (
     name TEXT, size INTEGER, modified INTEGER, mask_at BLOB, error TEXT, sha256 TEXT, path TEXT, mask TEXT,
     mask_error TEXT, width INTEGER, height INTEGER, source_width INTEGER, source_height INTEGER, taken_at TEXT,
     camera TEXT, sharpness REAL, brightness REAL, contrast REAL, dark_share REAL, bright_share REAL, hashes BLOB,
-    thumbnail BLOB, PRIMARY KEY (name, size, modified, mask_at)
+    thumbnail BLOB, number TEXT, PRIMARY KEY (name, size, modified, mask_at)
 );
 DROP TABLE IF EXISTS sources;
 CREATE TABLE sources (
@@ -165,7 +165,7 @@ class Journal:
     def put(self, done: Sequence[tuple[Source, Prepared]]) -> None:
         """Keeps results, all of them or none."""
         rows = [(of.name, *_age(of), os.fsencode(of.mask), *_columns(result)) for of, result in done]
-        self._insert("results", rows, 22)
+        self._insert("results", rows, 23)
 
     def settle(self) -> None:
         """Brings the ledger up to date with what was decided."""

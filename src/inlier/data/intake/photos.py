@@ -42,7 +42,7 @@ INSERT INTO photos SELECT NULL, sha256, path, name, label, anomalous, split, par
 
 _COLUMNS = """
 SELECT label, anomalous, split, part, photos.camera, photos.taken_at, source, phash, result, hashes, mask,
-    source_width, source_height, sharpness, brightness, contrast, dark_share, bright_share
+    source_width, source_height, sharpness, brightness, contrast, dark_share, bright_share, number
 FROM photos LEFT JOIN results ON results.rowid = result ORDER BY place
 """
 
@@ -60,6 +60,7 @@ class Photos:
         cameras: Cameras; "" if unknown.
         times: When they were taken, if the settings group by that; else "".
         sources: Names of their sources, if the settings group by these; else "".
+        numbers: The number written in each, if the settings group by that, none or several; of known photos "".
         flags: Flags of quality, separated by spaces; of known photos none.
         worths: Which of copies of one picture to keep: that with the greatest.
         hashes: Shape (N, 4), uint64; of known photos only the first is filled in.
@@ -73,6 +74,7 @@ class Photos:
     cameras: list[str] = field(default_factory=list)
     times: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
+    numbers: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
     worths: list[int] = field(default_factory=list)
     hashes: NDArray[np.uint64] = field(default_factory=lambda: np.empty((0, 4), dtype=np.uint64))
@@ -100,8 +102,9 @@ def list_photos(journal: Journal, settings: Settings) -> Photos:
         photos.groups.append(sys.intern(row[3]))
         photos.cameras.append(sys.intern(row[4]))
         photos.times.append(row[5] if kind in ("day", "burst") else "")
-        photos.sources.append(row[6] if kind in ("regex", "folder") else "")
-        photos.flags.append("" if is_known else sys.intern(_flags(row[11:], settings)))
+        photos.sources.append(row[6] if kind in ("regex", "folder", "digits") else "")
+        photos.numbers.append("" if is_known else sys.intern(row[18]))
+        photos.flags.append("" if is_known else sys.intern(_flags(row[11:18], settings)))
         photos.worths.append(0 if is_known else row[11] * row[12] + _WITH_MASK * bool(row[10]))
         hashes += int(row[7], 16).to_bytes(8, "little") + bytes(24) if is_known else row[9]
     photos.hashes = np.frombuffer(hashes, dtype="<u8").reshape(-1, 4).astype(np.uint64)

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from inlier.data.images import MIN_SIDE, UNDECODABLE, decode, open_image, read_mask
+from inlier.data.intake.grouping import MAX_DIGITS
 from inlier.data.intake.hashing import perceptual_hashes
 from inlier.data.intake.metadata import Metadata, kept_exif, read_metadata
 from inlier.data.intake.quality import Quality, measure_quality
 from inlier.data.intake.similarity import thumbnail
 from inlier.data.intake.sources import Source, open_mask, open_source
 from inlier.data.intake.workers import alone
+from inlier.data.text.reading import numbers_in, read_text
 from inlier.errors import ImageReadError, InlierError
 
 PHOTOS, MASKS = "photos", "masks"
@@ -48,6 +51,7 @@ class Prepared:
         quality: What was measured on the stored photo.
         hashes: Bytes of its four perceptual hashes, uint64, little-endian.
         thumbnail: Bytes of its thumbnail, 64 x 64, uint8.
+        number: The only number of at most three digits that is written in it, if that was asked; else "".
     """
 
     error: str = ""
@@ -63,6 +67,7 @@ class Prepared:
     quality: Quality = field(default_factory=lambda: Quality(0, 0, 0, 0, 0))
     hashes: bytes = b""
     thumbnail: bytes = b""
+    number: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +79,14 @@ class Preparer:
         scratch: A folder on the same disk for files that are not whole yet.
         longest_side: Pixels that a photo has at most on its longer side.
         keep_gps: Whether it keeps saying where it was taken.
+        reads_numbers: Whether it is looked for a number in it.
     """
 
     directory: Path
     scratch: Path
     longest_side: int
     keep_gps: bool
+    reads_numbers: bool = False
 
     def __call__(self, source: Source) -> Prepared:
         """Stores a source's photo and mask, and measures it.
@@ -128,6 +135,7 @@ class Preparer:
             quality=measure_quality(pixels),
             hashes=perceptual_hashes(small).astype("<u8").tobytes(),
             thumbnail=small.tobytes(),
+            number=_number_in(pixels) if self.reads_numbers else "",
         )
 
     def _store_mask(self, source: Source, sha256: str, size: tuple[int, int]) -> tuple[str, str]:
@@ -160,6 +168,12 @@ class Preparer:
             raise InlierError(
                 f"{path} cannot be written: {error.strerror}. What was done is kept: given again, ingest goes on."
             ) from error
+
+
+def _number_in(pixels: NDArray[np.uint8]) -> str:
+    """The number written in a photo; "" if there is none, or several of which any may be the part's."""
+    numbers = [number for number in numbers_in(read_text(pixels)) if len(number) <= MAX_DIGITS]
+    return numbers[0] if len(numbers) == 1 else ""
 
 
 def _digest(file: BinaryIO) -> str:

@@ -111,7 +111,7 @@
     made.querySelector(".mark").classList.add(photo.verdict);
     set(".verdict strong", NAMES[photo.verdict]);
     set(".meaning", photo.meaning);
-    set(".numbers", [`score ${photo.score}`, `p-value ${photo.p}`, ...(photo.component ? [`most like ${photo.component}`] : [])].join(" · "));
+    set(".numbers", [`score ${photo.score}`, `p-value ${photo.p}`, ...(photo.component ? [`most like ${photo.component}`] : []), ...photo.remarks].join(" · "));
     set(".path code", photo.path);
     made.querySelector(".copy").addEventListener("click", copy);
     const whole = photo.evidence.filter((pair) => pair.crop === null).length;

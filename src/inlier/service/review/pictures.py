@@ -20,8 +20,8 @@ from inlier.data.remote import RemotePath, locate, state_of
 from inlier.decision.heatmap import RAMP, crop, encode, heat_overlay
 from inlier.errors import ImageReadError
 from inlier.model import Model
-from inlier.records import Evidence
-from inlier.workflow import Inspection, inspect_photos
+from inlier.records import Evidence, Inspection
+from inlier.workflow import inspect_photos
 
 WIDTHS = (160, 320, 640, 1280, 2560)
 """Longest sides in pixels that a picture can have; others asked for become the next larger one."""

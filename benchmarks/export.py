@@ -1,0 +1,165 @@
+"""What an exported model says, beside the model itself: verdicts, scores, sizes, time, and what eight bits cost.
+
+    python benchmarks/export.py DATA_ROOT [--sets mvtec-bottle,piston] [--max-photos N] [--write docs/export.md]
+
+DATA_ROOT holds one folder a data set in any form that inlier reads. Of each set a model is fitted with the defaults and
+exported; then every photo of the set, of all splits, is judged by both. Time is that of a whole photo, from its file to
+its verdict, one thread of decoding beside the network, in turns, medians of ``--repeats`` rounds over the same photos.
+The int8 export is quantised by normal photos of ``train`` and judged on the labelled photos of ``test``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from inlier.data.manifest import Manifest, Photo
+from inlier.errors import ManifestError, ModelError
+from inlier.exporting.export import export
+from inlier.exporting.graph import score_spread
+from inlier.exporting.parity import MAX_AUROC_DROP, compare
+from inlier.exporting.portable import Portable
+from inlier.model import Model
+from inlier.outputs import write_whole
+from inlier.workflow import fit, inspect_photos
+
+SETS = "mvtec-bottle,piston"
+MAX_TIMED = 40
+BEGIN, END = "<!-- export -->", "<!-- /export -->"
+
+
+def main() -> None:
+    """Measures each set, and prints or writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, help="folder of data sets")
+    parser.add_argument("--sets", default=SETS, help="their names, separated by commas")
+    parser.add_argument("--max-photos", type=int, default=0, help="of each kind and split; 0: all")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the numbers")
+    parser.add_argument("--write", type=Path, help=f"put the table between {BEGIN} and {END} of this file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = []
+    for name in arguments.sets.split(","):
+        data = _some(Manifest.read(arguments.root / name), arguments.max_photos)
+        rows.append(measure(name, data, arguments.threads, arguments.repeats))
+        print(table(rows[-1:]), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    if arguments.write:
+        text = arguments.write.read_text(encoding="utf-8")
+        before, _, rest = text.partition(BEGIN)
+        write_whole(arguments.write, f"{before}{BEGIN}\n{table(rows)}\n{END}{rest.partition(END)[2]}")
+
+
+def measure(name: str, data: Manifest, num_threads: int, repeats: int) -> dict[str, Any]:
+    """A row: the float32 export on every photo, and the int8 export on labelled ones of test."""
+    model, _ = fit({}, data)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        written = export(model, path, data=data)
+        portable = Portable.load(path, num_threads=num_threads)
+        found = [*compare(model, portable, data.photos)]
+        timed = [of.photo for of in found][:: -(-len(found) // MAX_TIMED)]
+        ways: dict[str, Callable[[], Iterable[Any]]] = {
+            "model": lambda: inspect_photos(model, timed, batch_size=1, workers=1),
+            "file": lambda: portable.inspect_photos(timed, workers=1),
+        }
+        row = {
+            "set": name,
+            "fingerprint": data.fingerprint()[:12],
+            "num_photos": len(found),
+            "num_different": sum(not of.is_same for of in found),
+            "largest_difference": max(of.difference for of in found),
+            "spread": score_spread(model),
+            "bytes": written.num_bytes,
+            "milliseconds": _times(ways, len(timed), repeats),
+        }
+        return row | {"int8": _measure_int8(model, data, Path(folder) / "small.onnx")}
+
+
+def _measure_int8(model: Model, data: Manifest, path: Path) -> dict[str, Any]:
+    """What eight bits cost on the photos of test, which the gate takes for dev here."""
+    photos = [replace(p, split="dev") if p.split == "test" else p for p in data.photos if p.split != "dev"]
+    try:
+        written = export(model, path, data=Manifest(tuple(photos)), is_int8=True)
+    except (ModelError, ManifestError) as error:
+        return {"refused": str(error)}
+    parity = written.parity
+    return {
+        "bytes": written.num_bytes,
+        "auroc": parity.auroc,
+        "num_different": parity.num_different,
+        "num_photos": parity.num_photos,
+    }
+
+
+def _times(ways: dict[str, Callable[[], Iterable[Any]]], num_photos: int, repeats: int) -> dict[str, float]:
+    """Milliseconds a photo of each way, in turns; the first round warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats + 1):
+        for name, run in ways.items():
+            began = time.perf_counter()
+            for _ in run():
+                pass
+            seconds[name].append(time.perf_counter() - began)
+    return {name: 1000 * statistics.median(of[1:]) / num_photos for name, of in seconds.items()}
+
+
+def _some(data: Manifest, number: int) -> Manifest:
+    """At most so many photos of each kind and split, spread evenly; all of them for 0."""
+    kinds: dict[tuple[str, bool | None], list[Photo]] = {}
+    for photo in data.photos:
+        kinds.setdefault((photo.split, photo.is_anomalous), []).append(photo)
+    chosen = []
+    for photos in kinds.values():
+        places = np.linspace(0, len(photos) - 1, min(number or len(photos), len(photos))).round().astype(int)
+        chosen += [photos[place] for place in np.unique(places)]
+    return Manifest(tuple(chosen))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: one line a set for float32, one for int8."""
+    lines = [
+        "| set | photos | other verdicts | scores differ by at most | file | file, ms a photo | model, ms a photo |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        share = row["largest_difference"] / row["spread"]
+        lines.append(
+            f"| {row['set']} | {row['num_photos']} | {row['num_different']} | {share:.1g} spreads | "
+            f"{row['bytes'] / 1e6:.1f} MB | {row['milliseconds']['file']:.0f} | {row['milliseconds']['model']:.0f} |"
+        )
+    lines += [
+        "",
+        "| set | int8 | AUROC of the model | of the int8 file | other verdicts |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        of = row["int8"]
+        if "refused" in of:
+            lines.append(
+                f"| {row['set']} | refused (more than {MAX_AUROC_DROP:g} lost, or nothing to judge by) | | | |"
+            )
+            continue
+        before, after = of["auroc"]
+        lines.append(
+            f"| {row['set']} | {of['bytes'] / 1e6:.1f} MB | {before:.4f} | {after:.4f} | "
+            f"{of['num_different']} of {of['num_photos']} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""An exported model and Python on real photos, which do not come with the repository: skipped where they are absent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inlier.data.manifest import Manifest, Photo
+from inlier.exporting.export import Exported, export
+from inlier.exporting.parity import TOLERANCE, compare
+from inlier.exporting.portable import Portable
+from inlier.exporting.web import write_page
+from inlier.model import Model
+from inlier.workflow import fit, inspect_photos
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+NUM_PHOTOS = 60
+"""Of each set, spread over all its photos; benchmarks/export.py takes every one."""
+
+
+class Real(NamedTuple):
+    photos: list[Photo]
+    model: Model
+    written: Exported
+
+
+@pytest.fixture(scope="module", params=["mvtec-bottle", "piston"])
+def real(request: pytest.FixtureRequest, real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Real:
+    data = Manifest.read(real_data / request.param)
+    model, _ = fit({}, data)
+    written = export(model, tmp_path_factory.mktemp("real") / "model.onnx", data=data)
+    places = np.linspace(0, len(data) - 1, NUM_PHOTOS).astype(int)
+    return Real([data.photos[place] for place in places], model, written)
+
+
+def test_file_and_model_agree_on_real_photos(real: Real) -> None:
+    assert real.written.num_bytes < 30e6
+    found = [*compare(real.model, Portable.load(real.written.path), real.photos)]
+    assert [of.photo.path.name for of in found if not of.is_same] == []
+    assert max(of.difference for of in found) <= TOLERANCE * real.written.parity.spread
+    assert len({of.export.decision for of in found}) == 3  # the agreement is on more than one verdict
+
+
+@pytest.mark.browser
+def test_the_page_agrees_on_real_photos(
+    real: Real,
+    package: Path,
+    browser: Any,
+    served: Callable[[Path], AbstractContextManager[str]],
+    judge: Callable[..., list[dict[str, Any]]],
+    tmp_path: Path,
+) -> None:
+    write_page(real.written.path, tmp_path / "page", runtime=package)
+    with served(tmp_path / "page") as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.locator("body[data-offline=ready]").wait_for(timeout=120_000)
+        page.context.set_offline(True)
+        cards = judge(page, *(photo.path for photo in real.photos))
+        page.close()
+    wanted = [of.verdict for of in inspect_photos(real.model, real.photos)]
+    # A browser decodes a JPEG that Python reduces in its own way. So the score moves a little, that of a photo far from
+    # normal most, and the verdict with it where the score is that near to a threshold.
+    different = 0
+    for card, of in zip(cards, wanted, strict=True):
+        assert of.score is not None
+        is_reduced = min(Image.open(of.path).size) >= 2 * real.model.transform.size
+        room = (0.5 if is_reduced else 0.15) * real.written.parity.spread + 0.05 * abs(of.score)
+        assert card["score"] == pytest.approx(of.score, abs=room), of.path
+        around = np.array([of.score - room, of.score, of.score + room])
+        assert card["verdict"] in real.model.calibration.decide(around, **real.model.config["decide"]), of.path
+        different += card["verdict"] != of.verdict
+    assert different <= 2
