@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -42,7 +42,7 @@ def shown(page: str) -> list[int]:
     return [int(number) for number in re.findall(r'name="photo" value="(\d+)"', page)]
 
 
-def sentence(answer: httpx.Response) -> str:
+def sentence(answer: httpx2.Response) -> str:
     return answer.json()["error"]["message"]
 
 
