@@ -11,7 +11,7 @@ import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "inlier"
 LAYERS = (  # folder and files, from low to high; a new file takes its place here
-    ("", "errors records config outputs sharing processes scale"),
+    ("", "errors records config outputs databases sharing processes scale"),
     ("data.", "modes remote images tables layouts manifest splits transforms loader statistics views cutpaste squares"),
     ("data.text.", "reading strokes"),
     (

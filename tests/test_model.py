@@ -18,6 +18,7 @@ from inlier.decision.calibration import Calibration
 from inlier.decision.heatmap import decode
 from inlier.errors import ConfigError, InlierError, ModelError
 from inlier.features.backbone import Backbone
+from inlier.features.runtime import has_openvino
 from inlier.model import Model, References, check_target, package_versions
 from inlier.workflow import inspect_photos
 
@@ -288,7 +289,8 @@ def test_references_show_places_of_normal_photos(model: Model, data: Manifest) -
 
 def test_versions_are_those_installed() -> None:
     versions = package_versions()
-    assert list(versions) == ["python", "inlier", "torch", "timm", "numpy", "scikit-learn", "pillow"]
+    always = ["python", "inlier", "torch", "timm", "numpy", "scikit-learn", "pillow"]
+    assert list(versions) == always + ["openvino"] * has_openvino()
     assert torch.__version__.startswith(versions["torch"])
 
 

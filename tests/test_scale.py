@@ -26,6 +26,7 @@ from inlier.experiments.search import Request, tune
 from inlier.inspection import inspect_to_folder
 from inlier.model import Model
 from inlier.scale import Workers, check_installed, map_function, map_items, reached
+from inlier.sharding import fit_in_shards
 from inlier.sharing import AHEAD, MAX_TRIES, Desk, versions_here
 
 EVAL = partial(eval, "eval")
@@ -306,6 +307,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_shards_learned_on_a_cluster_give_the_model_that_they_give_here(
+    cluster: Any, data: Manifest, one_thread: None
+) -> None:
+    sections = {"input": {"size": 64}, "fit": {"detector": "patchcore", "augment": 0}}
+    here, _ = fit_in_shards(sections, data, num_shards=2)
+    there, _ = fit_in_shards(sections, data, num_shards=2, map_shards=partial(map_function, on=Workers(0, ray="auto")))
+    assert there.references == here.references and there.facts == here.facts
+    banks = [model.detector.state_dict()["memory_bank_"].numpy() for model in (here, there)]
+    np.testing.assert_allclose(*banks, atol=1e-4)
+    np.testing.assert_allclose(there.calibration.normal_scores, here.calibration.normal_scores, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -226,7 +226,8 @@ def check_target(directory: Path) -> None:
 
 def package_versions() -> dict[str, str]:
     """Versions of what a score depends on."""
-    packages = ("inlier", "torch", "timm", "numpy", "scikit-learn", "pillow")
+    packages = ["inlier", "torch", "timm", "numpy", "scikit-learn", "pillow"]
+    packages += ["openvino"] if has_openvino() else []
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
 
 

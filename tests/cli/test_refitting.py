@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inlier.databases import as_url
 from inlier.model import Model
-from inlier.reviewing.database import as_url
 from inlier.reviewing.decisions import Choice, Review
 
 Run = Callable[..., Any]

@@ -14,9 +14,9 @@ from PIL import Image
 
 from inlier.data.manifest import Manifest
 from inlier.data.synthetic import draw_unrelated
+from inlier.databases import as_url
 from inlier.features.store import FeatureStore
 from inlier.model import Model
-from inlier.reviewing.database import as_url
 from inlier.reviewing.decisions import Review, ReviewPhoto
 from inlier.reviewing.preparing import prepare
 from inlier.workflow import fit

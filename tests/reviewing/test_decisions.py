@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import create_engine, text
 
+from inlier.databases import as_url
 from inlier.errors import ConfigError, ReviewError
-from inlier.reviewing.database import as_url
 from inlier.reviewing.decisions import Choice, Review, ReviewPhoto, Tally, Word
 from inlier.reviewing.ordering import Query, next_photos
 from inlier.reviewing.regions import Region

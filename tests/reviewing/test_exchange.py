@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from inlier.databases import as_url
 from inlier.errors import ReviewError
-from inlier.reviewing.database import as_url
 from inlier.reviewing.decisions import Choice, Review, Word
 from inlier.reviewing.exchange import Form, export_review, import_decisions
 from inlier.reviewing.regions import Region

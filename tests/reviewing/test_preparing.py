@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from inlier.data.manifest import Manifest, Photo, digest_file
+from inlier.databases import as_url
 from inlier.errors import ConfigError
 from inlier.features.cache import FeatureCache
 from inlier.features.store import FeatureStore
 from inlier.model import Model
-from inlier.reviewing.database import as_url
 from inlier.reviewing.decisions import Review
 from inlier.reviewing.ordering import Query
 from inlier.reviewing.preparing import NO_DOUBT, prepare

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from inlier.data.manifest import Manifest, Photo
+from inlier.databases import as_url
 from inlier.errors import ConfigError, ManifestError, ReviewError
 from inlier.features.store import FeatureStore
 from inlier.model import Model
-from inlier.reviewing.database import as_url
 from inlier.reviewing.decisions import Choice, Review, ReviewPhoto, Word
 from inlier.reviewing.effective import corrected, effective
 from inlier.reviewing.effects import compare_on_dev, summary

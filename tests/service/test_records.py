@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from inlier.databases import as_url
 from inlier.errors import ConfigError, MissingExtraError
-from inlier.service.records import Record, Row, as_url, iso_time
+from inlier.service.records import Record, Row, iso_time
 from inlier.service.refusals import Refusal
 
 ROW = Row(

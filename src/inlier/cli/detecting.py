@@ -38,6 +38,9 @@ from inlier.errors import ConfigError
 if TYPE_CHECKING:
     from inlier.parts import Judge
 
+JudgeArgument = Annotated[
+    Path, typer.Argument(help="Folder that `inlier fit` wrote, or file that `inlier export` wrote.", metavar="MODEL")
+]
 PhotosArgument = Annotated[
     list[Path], typer.Argument(help="Photos, folders of them, or tables with a column path.", metavar="PHOTOS...")
 ]
@@ -59,7 +62,7 @@ FoldsOption = Annotated[
 
 
 def inspect(
-    model: ModelArgument,
+    model: JudgeArgument,
     photos: PhotosArgument,
     out: OutOption,
     heatmaps: HeatmapsOption = "flagged",

@@ -104,8 +104,8 @@ def review(
 ) -> None:
     """Confirm or correct in a browser what a model says of photos, the most doubtful first; then refit."""
     from inlier.data.manifest import Manifest
+    from inlier.databases import as_url
     from inlier.model import Model
-    from inlier.reviewing.database import as_url
     from inlier.reviewing.preparing import prepare
 
     if (export is None) != (out is None):
@@ -161,8 +161,8 @@ def refit(
 ) -> None:
     """Fit a model anew on what reviewers corrected, beside the old one, and tell what that changes."""
     from inlier.data.manifest import Manifest
+    from inlier.databases import as_url
     from inlier.model import Model, check_target
-    from inlier.reviewing.database import as_url
     from inlier.reviewing.decisions import Review
     from inlier.reviewing.effects import summary
     from inlier.reviewing.refitting import refit as refit_loaded

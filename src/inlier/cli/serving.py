@@ -95,7 +95,7 @@ def serve(
 ) -> None:
     """Answer over HTTP whether a photo looks normal, for an app; with a record of every verdict."""
     _check_installed()
-    from inlier.service.records import as_url
+    from inlier.databases import as_url
     from inlier.service.settings import MIB, Limits, Settings
 
     if replicas is not None and ray is None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from inlier.databases import reason_of, shown
 from inlier.errors import ConfigError, InlierError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -102,20 +103,9 @@ def _refuse_if_trackers(storage: str) -> None:
         return  # the error at hand says more
     if {"experiments", "runs", "registered_models"} <= set(tables):
         raise ConfigError(
-            f"The database {_shown(storage)} holds MLflow's runs, and the tables of the two do not go together: give "
+            f"The database {shown(storage)} holds MLflow's runs, and the tables of the two do not go together: give "
             "the search a database of its own."
         )
-
-
-def _shown(storage: str) -> str:
-    """The URL without its password."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        return make_url(storage).render_as_string(hide_password=True)
-    except ArgumentError:
-        return storage
 
 
 def _is_hopeless(error: Exception) -> bool:
@@ -128,14 +118,13 @@ def _is_hopeless(error: Exception) -> bool:
 
 
 def _unusable(storage: str, error: Exception) -> InlierError:
-    shown = _shown(storage)
+    name = shown(storage)
     if isinstance(error, ImportError):
         return MissingExtraError(
-            f"The driver of {shown} is not installed ({error}); for PostgreSQL: pip install 'inlier[tuning]', and a "
+            f"The driver of {name} is not installed ({error}); for PostgreSQL: pip install 'inlier[tuning]', and a "
             "URL that begins with postgresql+psycopg://."
         )
-    reason = str(error.__cause__ or error).strip().partition("\n")[0][:300]
-    return ConfigError(f"The database {shown} cannot be used: {reason}")
+    return ConfigError(f"The database {name} cannot be used: {reason_of(error)}.")
 
 
 def _sampler(optuna: Any, seed: int) -> Any:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
+from inlier.databases import reason_of, shown
 from inlier.errors import ConfigError, MissingExtraError
 
 try:
@@ -39,7 +39,6 @@ FORMAT_VERSION = 1
 WRITES = {"is_writing": True}
 """Execution option of connections that will write: they wait for other writers first, and never in the middle."""
 
-_SQLITE = "sqlite:///"
 _PATIENCE_SECONDS = 30
 
 metadata = MetaData()
@@ -156,23 +155,6 @@ refit_table = Table(
 )
 
 
-def as_url(database: str) -> str:
-    """The URL of a database that a user names: itself, or that of a SQLite file; PostgreSQL goes by psycopg."""
-    if "://" not in database:
-        return _SQLITE + os.path.abspath(database)
-    scheme, _, rest = database.partition("://")
-    return f"postgresql+psycopg://{rest}" if scheme in ("postgresql", "postgres") else database
-
-
-def shown(url: str) -> str:
-    """The URL without its password; a SQLite file goes by its path."""
-    try:
-        text = make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return url
-    return text.removeprefix(_SQLITE) or text
-
-
 def open_database(url: str) -> Engine:
     """Opens a database, and makes what tables of a review it lacks.
 
@@ -270,5 +252,4 @@ def _sqlite_file(url: str) -> Path | None:
 
 
 def _unusable(url: str, error: Exception) -> ConfigError:
-    reason = str(error.__cause__ or error).strip().partition("\n")[0][:300].rstrip(".")
-    return ConfigError(f"The database {shown(url)} cannot be used: {reason}.")
+    return ConfigError(f"The database {shown(url)} cannot be used: {reason_of(error)}.")

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, and_, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from inlier.data.manifest import NORMAL_LABELS
+from inlier.databases import shown
 from inlier.errors import ConfigError, ReviewError
 from inlier.outputs import as_text
 from inlier.reviewing.database import (
@@ -26,7 +27,6 @@ from inlier.reviewing.database import (
     refit_table,
     region_table,
     review_table,
-    shown,
     undo_table,
     word_table,
 )

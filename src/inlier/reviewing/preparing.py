@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from inlier.data.manifest import NORMAL_LABELS, Manifest, Photo, digest_file
 from inlier.data.remote import RemotePath, locate
+from inlier.databases import shown
 from inlier.errors import ConfigError
 from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.features.pooling import embed_photos
 from inlier.features.store import FeatureStore
 from inlier.model import Model
 from inlier.outputs import as_text
-from inlier.reviewing.database import holds_review, shown
+from inlier.reviewing.database import holds_review
 from inlier.reviewing.decisions import Review, ReviewPhoto
 from inlier.reviewing.effective import location_key
 from inlier.reviewing.suspicion import Suspicion, suspect

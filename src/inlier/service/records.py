@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from inlier.databases import reason_of, shown
 from inlier.errors import ConfigError, InlierError, MissingExtraError
 from inlier.service.refusals import Refusal
 
 try:
     import sqlalchemy as sql
     from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+    from sqlalchemy.exc import SQLAlchemyError
 except ImportError as problem:
     raise MissingExtraError(
         "Verdicts are recorded by SQLAlchemy, which is not installed; install it with: pip install 'inlier[service]'"
@@ -112,7 +112,7 @@ class Record:
             ConfigError: It cannot be used.
             MissingExtraError: Its driver is not installed.
         """
-        self.shown = _shown(url)
+        self.shown = shown(url)
         try:
             self._engine = _connect(url)
             with self._engine.begin() as connection:
@@ -204,16 +204,7 @@ class Record:
                 yield Row(*row)
 
     def _unusable(self, error: Exception) -> InlierError:
-        reason = str(error.__cause__ or error).strip().partition("\n")[0][:300]
-        return ConfigError(f"The record {self.shown} cannot be used: {reason}")
-
-
-def as_url(record: str) -> str:
-    """The URL of a database that a user names: itself, or that of a SQLite file; PostgreSQL goes by psycopg."""
-    if "://" not in record:
-        return f"sqlite:///{Path(record).absolute()}"
-    scheme, _, rest = record.partition("://")
-    return f"postgresql+psycopg://{rest}" if scheme in ("postgresql", "postgres") else record
+        return ConfigError(f"The record {self.shown} cannot be used: {reason_of(error)}.")
 
 
 def iso_time(seconds: float) -> str:
@@ -237,11 +228,3 @@ def _connect(url: str) -> sql.Engine:
 
     sql.event.listen(engine, "connect", set_up)
     return engine
-
-
-def _shown(url: str) -> str:
-    """The URL without its password; a SQLite file goes by its path."""
-    try:
-        return make_url(url).render_as_string(hide_password=True).removeprefix("sqlite:///")
-    except ArgumentError:
-        return url

@@ -21,8 +21,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from inlier.data.manifest import Manifest
+from inlier.databases import as_url
 from inlier.model import Model
-from inlier.reviewing.database import as_url
 from inlier.reviewing.decisions import Review
 from inlier.reviewing.preparing import prepare
 from inlier.service.access import Access

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from inlier.data.manifest import Manifest, Photo
+from inlier.databases import as_url
 from inlier.model import Model
-from inlier.reviewing.database import as_url
 from inlier.reviewing.decisions import Choice
 from inlier.reviewing.preparing import prepare
 from inlier.service.review.standalone import create_review_app

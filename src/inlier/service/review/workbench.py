@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Self
 
 from inlier.data.manifest import Manifest
+from inlier.databases import as_url
 from inlier.errors import ConfigError, ReviewError
 from inlier.features.store import FeatureStore
 from inlier.model import Model
 from inlier.outputs import as_text, write_whole
-from inlier.reviewing.database import as_url
 from inlier.reviewing.decisions import Review
 from inlier.reviewing.refitting import Refit, refit
 from inlier.service.review.loop import Background, Status
