@@ -9,8 +9,8 @@ PyPI with this environment's PyTorch. patchcore-inspection is not on PyPI; witho
 
 All have EfficientNet-Lite0 with the same ImageNet weights, its maps of strides 8 and 16, whole photos of 224 px, and
 the same two cores. Each measurement is a process of its own, and the sides take turns. Rows, of which ``--only`` takes
-some: fit, bulk, one, phone, distill, cold. With ``--json``, rows that the file has already and that are not asked
-for now are kept, and shown beside the new ones.
+some: fit, bulk, quality, one, phone, distill, cold. With ``--json``, rows that the file has already and that are not
+asked for now are kept, and shown beside the new ones.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import numpy as np
 
 from footprint import time_cold
 from inlier.data.manifest import Photo
+from inlier.decision.compare import Difference, compare_aurocs
 from inlier.decision.intervals import bootstrap
 from inlier.decision.metrics import image_auroc
 from intake import write_photos
@@ -96,8 +97,8 @@ class Bench:
         print(f"{side} {job['kind']} {job.get('ratio', '')}: {wall:.1f} s", file=sys.stderr, flush=True)
         return {"side": side, "kind": job["kind"], "process_seconds": wall} | result
 
-    def learn(self, side: str, ratio: float, *, kind: str = "fit") -> Record:
-        """Fits on the photos, and keeps the model: of inlier a calibrated one."""
+    def learn(self, side: str, ratio: float | None, *, kind: str = "fit") -> Record:
+        """Fits on the photos, and keeps the model: of inlier a calibrated one, without a ratio its default."""
         kept = kind == "fit_calibrated" or side not in OWN
         job = {"photos": paths(self.learned), "groups": groups(self.learned), "batch": BATCH, "ratio": ratio}
         result = self.ask(side, kind=kind, save=str(self.folder(side, ratio)) if kept else None, **job)
@@ -105,15 +106,15 @@ class Bench:
             self.models.add(self.folder(side, ratio))
         return result | {"ratio": ratio}
 
-    def model(self, side: str, ratio: float) -> str:
+    def model(self, side: str, ratio: float | None) -> str:
         """The folder of a fitted model, fitted now unless it was before."""
         if self.folder(side, ratio) not in self.models:
             self.learn(side, ratio, kind="fit_calibrated" if side in OWN else "fit")
         return str(self.folder(side, ratio))
 
-    def folder(self, side: str, ratio: float) -> Path:
+    def folder(self, side: str, ratio: float | None) -> Path:
         """Where a model is kept."""
-        return self.scratch / f"{side}-{ratio:g}"
+        return self.scratch / (side if ratio is None else f"{side}-{ratio:g}")
 
     def turns(self) -> Iterator[tuple[int, str]]:
         """Each side once, then again."""
@@ -141,6 +142,37 @@ def measure_bulk(bench: Bench) -> Iterator[Record]:
             if side == "inlier":
                 run = {"batch": None, "workers": None, "seconds": time_command(bench, ratio)}
                 yield about | {"side": "command", "kind": "bulk", "runs": [run]}
+
+
+def measure_quality(bench: Bench) -> Iterator[Record]:
+    """How well anomalous photos are told apart: inlier's default and its PatchCore beside each of the others."""
+    flags = np.array([bool(photo.is_anomalous) for photo in bench.tested])
+    for ratio in RATIOS:
+        banks = {side: ratio for side in bench.sides if OWN.get(side) is None}
+        ways = {"default": ("inlier", None), **{side: (side, of) for side, of in banks.items()}}
+        scores = {
+            way: bench.ask(
+                side,
+                kind="bulk",
+                model=bench.model(side, of),
+                photos=paths(bench.tested),
+                settings=BULK_SETTINGS[:1],
+            )["scores"]
+            for way, (side, of) in ways.items()
+        }
+        names = list(scores)
+        areas, differences = compare_aurocs(np.array([scores[name] for name in names]), flags, groups(bench.tested))
+        ahead = [gain for of in differences for gain in both_ways(names, of)]
+        for name, area in zip(names, areas, strict=True):
+            others = {behind: gain for owner, behind, gain in ahead if owner == name}
+            yield {"side": name, "kind": "quality", "ratio": ratio, "auroc": area.to_json(), "ahead": others}
+
+
+def both_ways(names: Sequence[str], found: Difference) -> tuple[tuple[str, str, dict[str, float]], ...]:
+    """Of two models: which, of which, and by how much it is ahead, seen from either."""
+    ahead, behind, gain = names[found.ahead], names[found.behind], found.gain.to_json()
+    lost = {"value": -gain["value"], "low": -gain["high"], "high": -gain["low"]}
+    return (ahead, behind, gain), (behind, ahead, lost)
 
 
 def measure_one(bench: Bench) -> Iterator[Record]:
@@ -189,6 +221,7 @@ def measure_cold(bench: Bench) -> Iterator[Record]:
 MEASURES = {
     "fit": measure_fit,
     "bulk": measure_bulk,
+    "quality": measure_quality,
     "one": measure_one,
     "phone": measure_phone,
     "distill": measure_distill,

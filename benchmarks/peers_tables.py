@@ -29,6 +29,7 @@ def to_markdown(results: dict[str, Any]) -> str:
     makers = {
         "fit": fit_table,
         "bulk": bulk_table,
+        "quality": quality_table,
         "one": one_table,
         "phone": phone_table,
         "distill": distill_table,
@@ -178,8 +179,24 @@ def interval(record: Record, number: int) -> str:
     """The AUROC, in the first line of a side, since settings change no score."""
     if number or "auroc" not in record:
         return ""
-    of = record["auroc"]
-    return f"{of['value']:.3f} ({of['low']:.3f} to {of['high']:.3f})"
+    return shown(record["auroc"], ".3f")
+
+
+def shown(of: Record, form: str) -> str:
+    """A value with its interval."""
+    return "{} ({} to {})".format(*(format(of[key], form) for key in ("value", "low", "high")))
+
+
+def quality_table(records: Records) -> str:
+    """The image AUROC of each, and by how much it is ahead of the peers with the same bank."""
+    rows = []
+    for of in records:
+        title = TITLES.get(of["side"], "inlier, its default detector" if of["side"] == "default" else of["side"])
+        title = f"{title}, its PatchCore" if of["side"] == "inlier" else title
+        ahead = [shown(of["ahead"][peer], "+.3f") if peer in of["ahead"] else "" for peer in PEERS]
+        rows.append([title, f"{100 * of['ratio']:g} %", interval(of, 0), *ahead])
+    titles = ("told apart", "bank", "image AUROC (95 %)", *(f"ahead of {TITLES[peer]}" for peer in PEERS))
+    return table(titles, rows)
 
 
 def one_table(records: Records) -> str:

@@ -38,7 +38,7 @@ def main() -> None:
 
 def fit(job: Job) -> Job:
     """Fills a memory bank as the command does, thumbnails for reports included, and calibrates nothing."""
-    config = patchcore(job)
+    config = configured(job)
     detector = build_detector(config)
     seconds: dict[str, float] = {}
     with Features(config, detector.layers) as features, clock(seconds, "all"):
@@ -53,13 +53,13 @@ def fit_calibrated(job: Job) -> Job:
     """Fits a model, calibration included, and keeps it if a folder is named."""
     seconds: dict[str, float] = {}
     with clock(seconds, "all"):
-        model, _ = fit_model(patchcore(job), Manifest(photos_of(job)))
+        model, _ = fit_model(configured(job), Manifest(photos_of(job)))
     if job["save"]:
         shutil.rmtree(job["save"], ignore_errors=True)
         model.save(Path(job["save"]))
     return {
         "seconds": seconds,
-        "num_rows": len(model.detector.state_dict()["memory_bank_"]),
+        "num_rows": sum(len(of) for name, of in model.detector.state_dict().items() if name.endswith("memory_bank_")),
         "calibration": model.facts["calibration"],
     }
 
@@ -137,8 +137,10 @@ def photos_of(job: Job) -> tuple[Photo, ...]:
     )
 
 
-def patchcore(job: Job) -> Config:
-    """Its PatchCore over the layers that all sides have, with a bank of the share asked for."""
+def configured(job: Job) -> Config:
+    """Its PatchCore over the layers of all sides, with a bank of the share asked for; without one, its default."""
+    if job["ratio"] is None:
+        return resolve({}, device="cpu")
     settings = {"layers": [2, 3], "coreset_ratio": job["ratio"], "max_bank_rows": MAX_BANK_ROWS}
     backbone = {"precision": job["precision"]} if job["precision"] else {}
     fit = {"detector": "patchcore", "augment": 0}
