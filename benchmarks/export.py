@@ -1,11 +1,13 @@
 """What an exported model says, beside the model itself: verdicts, scores, sizes, time, and what eight bits cost.
 
     python benchmarks/export.py DATA_ROOT [--sets mvtec-bottle,piston] [--max-photos N] [--write docs/export.md]
+        [--onnxruntime-web node_modules/onnxruntime-web]
 
 DATA_ROOT holds one folder a data set in any form that inlier reads. Of each set a model is fitted with the defaults and
 exported; then every photo of the set, of all splits, is judged by both. Time is that of a whole photo, from its file to
 its verdict, one thread of decoding beside the network, in turns, medians of ``--repeats`` rounds over the same photos.
-The int8 export is quantised by normal photos of ``train`` and judged on the labelled photos of ``test``.
+The int8 export is quantised by normal photos of ``train`` and judged on the labelled photos of ``test``. Where the npm
+package is, the page judges every photo as well, in Chromium (``export_page.py``).
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from export_page import judge_in_browser, time_large_photo
 from inlier.data.manifest import Manifest, Photo
 from inlier.errors import ManifestError, ModelError
 from inlier.exporting.export import export
 from inlier.exporting.graph import score_spread
-from inlier.exporting.parity import MAX_AUROC_DROP, compare
+from inlier.exporting.parity import MAX_AUROC_DROP, Compared, compare
 from inlier.exporting.portable import Portable
 from inlier.model import Model
 from inlier.outputs import write_whole
@@ -35,6 +38,7 @@ from inlier.workflow import fit, inspect_photos
 
 SETS = "mvtec-bottle,piston"
 MAX_TIMED = 40
+RUNTIME = Path("node_modules/onnxruntime-web")
 BEGIN, END = "<!-- export -->", "<!-- /export -->"
 
 
@@ -46,6 +50,7 @@ def main() -> None:
     parser.add_argument("--max-photos", type=int, default=0, help="of each kind and split; 0: all")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--onnxruntime-web", type=Path, default=RUNTIME, help="the npm package; for the page")
     parser.add_argument("--json", type=Path, help="write the numbers")
     parser.add_argument("--write", type=Path, help=f"put the table between {BEGIN} and {END} of this file")
     arguments = parser.parse_args()
@@ -53,7 +58,7 @@ def main() -> None:
     rows = []
     for name in arguments.sets.split(","):
         data = _some(Manifest.read(arguments.root / name), arguments.max_photos)
-        rows.append(measure(name, data, arguments.threads, arguments.repeats))
+        rows.append(measure(name, data, arguments.threads, arguments.repeats, arguments.onnxruntime_web))
         print(table(rows[-1:]), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
@@ -63,7 +68,7 @@ def main() -> None:
         write_whole(arguments.write, f"{before}{BEGIN}\n{table(rows)}\n{END}{rest.partition(END)[2]}")
 
 
-def measure(name: str, data: Manifest, num_threads: int, repeats: int) -> dict[str, Any]:
+def measure(name: str, data: Manifest, num_threads: int, repeats: int, runtime: Path) -> dict[str, Any]:
     """A row: the float32 export on every photo, and the int8 export on labelled ones of test."""
     model, _ = fit({}, data)
     with TemporaryDirectory() as folder:
@@ -86,7 +91,23 @@ def measure(name: str, data: Manifest, num_threads: int, repeats: int) -> dict[s
             "bytes": written.num_bytes,
             "milliseconds": _times(ways, len(timed), repeats),
         }
+        if runtime.is_dir():
+            row |= {
+                "page": _measure_page(path, found, runtime),
+                "large": time_large_photo(path, runtime=runtime, repeats=5),
+            }
         return row | {"int8": _measure_int8(model, data, Path(folder) / "small.onnx")}
+
+
+def _measure_page(path: Path, found: list[Compared], runtime: Path) -> dict[str, Any]:
+    """The page's verdicts beside the model's."""
+    judged = judge_in_browser(path, [of.photo.path for of in found], runtime=runtime)
+    pairs = [(card, of.model.verdict) for card, of in zip(judged["cards"], found, strict=True)]
+    return {
+        "num_different": sum(card["verdict"] != verdict.verdict for card, verdict in pairs),
+        "largest_difference": max(abs(card["score"] - (verdict.score or 0.0)) for card, verdict in pairs),
+        "seconds": judged["seconds"],
+    }
 
 
 def _measure_int8(model: Model, data: Manifest, path: Path) -> dict[str, Any]:
@@ -130,7 +151,7 @@ def _some(data: Manifest, number: int) -> Manifest:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: one line a set for float32, one for int8."""
+    """Markdown: one line a set for float32, one for the page, one for int8."""
     lines = [
         "| set | photos | other verdicts | scores differ by at most | file | file, ms a photo | model, ms a photo |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -141,6 +162,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {row['set']} | {row['num_photos']} | {row['num_different']} | {share:.1g} spreads | "
             f"{row['bytes'] / 1e6:.1f} MB | {row['milliseconds']['file']:.0f} | {row['milliseconds']['model']:.0f} |"
         )
+    lines += _page_table([row for row in rows if "page" in row])
     lines += [
         "",
         "| set | int8 | AUROC of the model | of the int8 file | other verdicts |",
@@ -159,6 +181,30 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{of['num_different']} of {of['num_photos']} |"
         )
     return "\n".join(lines)
+
+
+def _page_table(rows: list[dict[str, Any]]) -> list[str]:
+    """The page: one line a set, and what a large photo takes it."""
+    if not rows:
+        return []
+    lines = [
+        "",
+        "| set | photos in the page | other verdicts than the model | scores differ by at most | ms a photo |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        of = row["page"]
+        lines.append(
+            f"| {row['set']} | {row['num_photos']} | {of['num_different']} | "
+            f"{of['largest_difference'] / row['spread']:.1g} spreads | {1000 * of['seconds']:.0f} |"
+        )
+    large = rows[-1]["large"]
+    return [
+        *lines,
+        "",
+        f"To read a JPEG of 12 megapixels, {large['megabytes']:.1f} MB, takes the page {large['page']:.2f} s, with its "
+        f"decoding for the eye, and Python {large['python']:.2f} s.",
+    ]
 
 
 if __name__ == "__main__":

@@ -44,7 +44,10 @@ RUNTIME = {
 MARKER = "sw.js"
 """The file by which a folder is known to hold such a page."""
 
-_COPIED = ("index.html", "app.js", "heat.js", "photo.js", "worker.js", "icon.svg", "LICENSE-onnxruntime-web")
+_COPIED = (
+    *("index.html", "app.js", "heat.js", "photo.js", "jpeg.js", "jpeg-pixels.js", "png.js", "worker.js"),
+    *("icon.svg", "LICENSE-onnxruntime-web"),
+)
 _LARGE = ("model.onnx", "ort.wasm")
 _ICON_BLUE, _ICON_RED = (29, 91, 158), (255, 177, 153)
 

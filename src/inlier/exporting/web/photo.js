@@ -1,18 +1,27 @@
 // Reads a photo as Python does: upright, over white, reduced by a power of two as far as the network allows.
 
+import {readCoefficients} from "./jpeg.js";
+import {renderJpeg} from "./jpeg-pixels.js";
+import {writePng} from "./png.js";
+
 const LEAST_SIDE = 16;
 const BAND = 512; // rows decoded into one canvas: phones limit a canvas' pixels
 
 // Of an upright axis: whether the stored one begins at its end. EXIF orientation -> [x, y].
-const FROM_END = {2: [true, false], 3: [true, true], 4: [false, true], 6: [true, false], 7: [true, true], 8: [false, true]};
+const FROM_END = [null, null, [1, 0], [1, 1], [0, 1], [0, 0], [1, 0], [1, 1], [0, 1]];
+
+// Colours that a profile is for (ICC.1:2022, section 7.2) -> channels; and the name of those that are sRGB's already.
+const SPACES = {"RGB ": 3, GRAY: 1};
+const SRGB_NAME = /sRGB|s\0R\0G\0B/i;
+const MAX_PROFILE_BYTES = 4 * 2 ** 20;
 
 /**
  * The pixels of a file: {width, height, rgb}, rgb a Uint8Array of height * width * 3.
  *
- * With `longestSide` there is a `view` besides, to be looked at: of that size, or smaller if the photo is.
+ * With `longestSide` there is a `view` besides, to be looked at: of that size, or smaller if the photo is. Of a JPEG it
+ * alone is the browser's: browsers differ in how they decode one, and cannot reduce it meanwhile, as Python does.
  */
 export async function readPhoto(file, size, {longestSide = 0} = {}) {
-  const start = new DataView(await file.slice(0, 256 * 1024).arrayBuffer());
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, {imageOrientation: "from-image"});
@@ -22,16 +31,56 @@ export async function readPhoto(file, size, {longestSide = 0} = {}) {
   const {width, height} = bitmap;
   const side = Math.min(width, height);
   if (side < LEAST_SIDE) throw new Error(`It is ${width} x ${height} px; at least ${LEAST_SIDE} px a side are needed.`);
-  const isJpeg = start.byteLength > 2 && start.getUint16(0) === 0xffd8;
-  // A JPEG is reduced up to eight times while it is decoded, and then once more if it is still large enough.
-  const factor = powerOfTwo(Math.floor(side / size), isJpeg ? 8 : Infinity);
-  const fromEnd = FROM_END[isJpeg ? orientation(start) : 1] ?? [false, false];
-  let photo = reduceBitmap(bitmap, factor, fromEnd);
   const view = longestSide ? viewOf(bitmap, longestSide) : null;
+  const bytes = new Uint8Array(await file.slice(0, 2).arrayBuffer());
+  const isJpeg = bytes[0] === 0xff && bytes[1] === 0xd8;
+  const photo = isJpeg ? await readJpeg(await file.arrayBuffer(), size) : reduceBitmap(bitmap, powerOfTwo(side / size));
   bitmap.close();
-  const again = isJpeg ? powerOfTwo(Math.floor(Math.min(photo.width, photo.height) / size), Infinity) : 1;
-  if (again > 1) photo = reducePixels(photo, again, fromEnd);
   return view ? {...photo, view} : photo;
+}
+
+/** Reduces up to eight times while decoding, and then once more if it is still large enough. */
+async function readJpeg(buffer, size) {
+  const file = readCoefficients(new Uint8Array(buffer));
+  const decoded = renderJpeg(file, powerOfTwo(Math.min(8, file.width / size, file.height / size)));
+  const photo = await toSrgb(decoded, file.profile);
+  const factor = powerOfTwo(Math.min(photo.width, photo.height) / size);
+  return turn(factor > 1 ? reducePixels(photo, factor) : photo, orientation(new DataView(buffer)));
+}
+
+/** The browser knows what the colours of a profile are in sRGB, but for files only. */
+async function toSrgb(decoded, profile) {
+  const {width, height, channels, pixels} = decoded;
+  const isUsed = profile && profile.length >= 128 && profile.length <= MAX_PROFILE_BYTES;
+  const text = isUsed ? new TextDecoder("latin1").decode(profile) : "";
+  if (SPACES[text.slice(16, 20)] === channels && !SRGB_NAME.test(text)) {
+    const bitmap = await createImageBitmap(await writePng(decoded, profile));
+    const photo = viewOf(bitmap, Infinity);
+    bitmap.close();
+    return photo;
+  }
+  if (channels === 3) return {width, height, rgb: pixels};
+  const rgb = new Uint8Array(3 * pixels.length);
+  pixels.forEach((grey, at) => rgb.fill(grey, 3 * at, 3 * at + 3));
+  return {width, height, rgb};
+}
+
+/** A photo put upright, by its EXIF orientation. */
+function turn({width, height, rgb}, orientation) {
+  if (!FROM_END[orientation]) return {width, height, rgb};
+  const isSideways = orientation > 4;
+  const [xFromEnd, yFromEnd] = FROM_END[orientation];
+  const [columns, rows] = isSideways ? [height, width] : [width, height];
+  const turned = new Uint8Array(rgb.length);
+  for (let row = 0, to = 0; row < rows; row++) {
+    const y = yFromEnd ? rows - 1 - row : row;
+    for (let column = 0; column < columns; column++) {
+      const x = xFromEnd ? columns - 1 - column : column;
+      const from = 3 * (isSideways ? x * width + y : y * width + x);
+      for (let channel = 0; channel < 3; channel++) turned[to++] = rgb[from + channel];
+    }
+  }
+  return {width: columns, height: rows, rgb: turned};
 }
 
 function viewOf(bitmap, longestSide) {
@@ -58,22 +107,23 @@ function whiteCanvas(width, height) {
   return context;
 }
 
-function powerOfTwo(ratio, most) {
+/** The largest power of two up to a ratio, at least 1. */
+function powerOfTwo(ratio) {
   let factor = 1;
-  while (2 * factor <= Math.min(ratio, most)) factor *= 2;
+  while (2 * factor <= ratio) factor *= 2;
   return factor;
 }
 
-/** Where blocks of `factor` begin, and the length last; a shorter block stands at the end, or at the beginning. */
-export function edges(length, factor, fromEnd) {
-  const found = [0];
-  for (let at = (fromEnd && length % factor) || factor; at < length; at += factor) found.push(at);
+/** Where blocks of `factor` begin, and the length last, where a shorter block may stand. */
+function edges(length, factor) {
+  const found = [];
+  for (let at = 0; at < length; at += factor) found.push(at);
   return [...found, length];
 }
 
-function reduceBitmap(bitmap, factor, [xFromEnd, yFromEnd]) {
-  const columns = edges(bitmap.width, factor, xFromEnd);
-  const rows = edges(bitmap.height, factor, yFromEnd);
+function reduceBitmap(bitmap, factor) {
+  const columns = edges(bitmap.width, factor);
+  const rows = edges(bitmap.height, factor);
   const width = columns.length - 1;
   const height = rows.length - 1;
   const rgb = new Uint8Array(width * height * 3);
@@ -90,9 +140,9 @@ function reduceBitmap(bitmap, factor, [xFromEnd, yFromEnd]) {
   return {width, height, rgb};
 }
 
-function reducePixels(photo, factor, [xFromEnd, yFromEnd]) {
-  const columns = edges(photo.width, factor, xFromEnd);
-  const rows = edges(photo.height, factor, yFromEnd);
+function reducePixels(photo, factor) {
+  const columns = edges(photo.width, factor);
+  const rows = edges(photo.height, factor);
   const rgb = new Uint8Array((columns.length - 1) * (rows.length - 1) * 3);
   average(photo.rgb, 3, photo.width, columns, rows, rgb);
   return {width: columns.length - 1, height: rows.length - 1, rgb};
@@ -125,7 +175,7 @@ function average(data, channels, width, columns, rows, rgb) {
 }
 
 /** The EXIF orientation in the beginning of a JPEG, 1 where there is none (CIPA DC-008, tag 274). */
-export function orientation(view) {
+function orientation(view) {
   try {
     for (let at = 2; view.getUint8(at) === 0xff; at += 2 + view.getUint16(at + 2)) {
       if (view.getUint8(at + 1) === 0xda) return 1;
