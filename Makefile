@@ -1,5 +1,6 @@
 # make demo    everything on generated photos, offline once installed
 # make test    the tests
+# make docs    the documentation site, in build/docs
 # make check   format, lint, types and tests, as before every commit
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BROWSERS := chromium chromium-browser google-chrome
 # PyTorch then asks for huge pages, and waits less for memory on a CPU.
 export THP_MEM_ALLOC_ENABLE := 1
 
-.PHONY: demo test check lint install browser database packages clean
+.PHONY: demo test check docs lint install browser database packages clean
 
 demo: $(VENV)/installed
 	@$(BIN)/inlier demo --out demo
@@ -26,6 +27,10 @@ lint: $(VENV)/installed-dev
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
+
+docs: $(VENV)/installed-dev
+	@$(BIN)/python -m sphinx -W --keep-going -n -q -b html -d build/doctrees docs build/docs
+	@echo "Look at build/docs/index.html"
 
 install: $(VENV)/installed-dev
 

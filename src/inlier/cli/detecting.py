@@ -22,6 +22,7 @@ from inlier.cli.options import (
     SeedOption,
     TrackOption,
     WorkersOption,
+    among,
     check_tracker,
     choose_device,
     normal_labels,
@@ -44,7 +45,13 @@ JudgeArgument = Annotated[
 PhotosArgument = Annotated[
     list[Path], typer.Argument(help="Photos, folders of them, or tables with a column path.", metavar="PHOTOS...")
 ]
-HeatmapsOption = Annotated[str, typer.Option(help="Of which photos heatmaps are written: flagged, all or none.")]
+HeatmapsOption = Annotated[
+    str,
+    typer.Option(
+        help="Of which photos heatmaps are written: flagged, all or none.",
+        autocompletion=among("flagged", "all", "none"),
+    ),
+]
 ReadTextOption = Annotated[
     bool,
     typer.Option("--read-text", help="Add what is written in photos to the tables: text, digits, boxes (extra: ocr)."),
@@ -52,7 +59,10 @@ ReadTextOption = Annotated[
 IgnoreTextOption = Annotated[
     bool, typer.Option("--ignore-text", help="Read it, and leave it out of score and heatmap (extra: ocr).")
 ]
-SplitOption = Annotated[str | None, typer.Option(help="test, dev or train.", show_default="test")]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(help="test, dev or train.", show_default="test", autocompletion=among("test", "dev", "train")),
+]
 FoldsOption = Annotated[
     int | None,
     typer.Option(

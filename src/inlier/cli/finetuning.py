@@ -21,6 +21,7 @@ from inlier.cli.options import (
     SetOption,
     TrackOption,
     WorkersOption,
+    among,
     check_tracker,
     choose_device,
     normal_labels,
@@ -41,6 +42,7 @@ ObjectiveOption = Annotated[
     typer.Option(
         help="supcon, simclr, masked or reverse-distillation, which train; or adaptor, computed in seconds.",
         show_default="supcon",
+        autocompletion=among("supcon", "simclr", "masked", "reverse-distillation", "adaptor"),
     ),
 ]
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from inlier.cli.options import (
+    DETECTOR_NAMES,
     ConfigOption,
     DeviceOption,
     JsonOption,
@@ -20,6 +21,7 @@ from inlier.cli.options import (
     SetOption,
     TrackOption,
     WorkersOption,
+    among,
     check_tracker,
     choose_device,
     normal_labels,
@@ -44,6 +46,7 @@ DetectorOption = Annotated[
     typer.Option(
         help="combined, patchcore, photo-neighbors, subspace, photo-subspace, reverse-distillation or baseline.",
         show_default="combined",
+        autocompletion=among(*DETECTOR_NAMES),
     ),
 ]
 BackboneOption = Annotated[
@@ -56,7 +59,14 @@ LayersOption = Annotated[
 WeightsOption = Annotated[
     Path | None, typer.Option(help="File with the backbone's weights, .safetensors or .pth.", metavar="FILE")
 ]
-PrecisionOption = Annotated[str | None, typer.Option(help="float32 or bfloat16.", show_default="float32 on a CPU")]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(
+        help="float32 or bfloat16.",
+        show_default="float32 on a CPU",
+        autocompletion=among("float32", "bfloat16"),
+    ),
+]
 SizeOption = Annotated[
     int | None, typer.Option(help="Photos are resized to this square, in pixels.", show_default="224")
 ]
@@ -91,9 +101,11 @@ RegionsOption = Annotated[
     str | None,
     typer.Option(
         help="mask: only what the masks in the manifest's column roi show is learned and scored; foreground: only what "
-        "stands out from the background. A photo without a region is uncertain at best.",
-        metavar="none|mask|foreground",
+        "stands out from the background; grabcut: that, cut out along the photo's own edges, which takes longer. A "
+        "photo without a region is uncertain at best.",
+        metavar="none|mask|foreground|grabcut",
         show_default="none",
+        autocompletion=among("none", "mask", "foreground", "grabcut"),
     ),
 ]
 SelectOption = Annotated[
@@ -102,6 +114,7 @@ SelectOption = Annotated[
         help="synthetic: instead of the detector asked for another one (or one of the [select] candidates), if it "
         "finds altered copies of normal photos clearly better. Slow, and measured to be no better on real damage.",
         metavar="BY",
+        autocompletion=among("synthetic"),
     ),
 ]
 

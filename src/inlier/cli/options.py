@@ -26,13 +26,32 @@ if TYPE_CHECKING:
     from inlier.scale import Workers
     from inlier.workflow import Progress
 
+DETECTOR_NAMES = (
+    "combined",
+    "patchcore",
+    "photo-neighbors",
+    "subspace",
+    "photo-subspace",
+    "baseline",
+    "reverse-distillation",
+)
+"""Written out, because a shell that completes a word does not wait until PyTorch is imported."""
+
+
+def among(*values: str) -> Callable[[str], list[str]]:
+    """Completes, in a shell, what is one of these values."""
+    return lambda incomplete: [value for value in values if value.startswith(incomplete)]
+
+
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the results.", metavar="DIR")]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="TOML file whose sections name a class and its keywords.")
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be given several times.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.", show_default="0")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+DeviceOption = Annotated[
+    str, typer.Option("--device", help="auto, cpu or cuda.", autocompletion=among("auto", "cpu", "cuda"))
+]
 WorkersOption = Annotated[int, typer.Option("--workers", min=0, help="Threads that decode photos.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print a machine-readable result on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]

@@ -11,6 +11,7 @@ import typer
 
 from inlier.cli.fitting import BackboneOption, DataArgument, SizeOption, WeightsOption
 from inlier.cli.options import (
+    DETECTOR_NAMES,
     ConfigOption,
     DeviceOption,
     JsonOption,
@@ -22,6 +23,7 @@ from inlier.cli.options import (
     SetOption,
     TrackOption,
     WorkersOption,
+    among,
     check_tracker,
     choose_device,
     normal_labels,
@@ -38,7 +40,13 @@ from inlier.cli.options import (
 from inlier.errors import ConfigError
 
 TargetOption = Annotated[
-    str | None, typer.Option("--detector", help="Whose settings are searched.", show_default="combined")
+    str | None,
+    typer.Option(
+        "--detector",
+        help="Whose settings are searched.",
+        show_default="combined",
+        autocompletion=among(*DETECTOR_NAMES),
+    ),
 ]
 ObjectiveOption = Annotated[
     str | None,
