@@ -35,10 +35,10 @@ from inlier.features.store import FeatureStore
 from inlier.model import Model, package_versions
 from inlier.reading import Reader, normal_groups
 from inlier.reviewing.decisions import Choice
-from inlier.reviewing.effective import location_key
 from inlier.reviewing.ordering import Query
 from inlier.reviewing.preparing import prepare
 from inlier.reviewing.refitting import refit
+from inlier.reviewing.regions import location_key
 from inlier.workflow import fit
 from near_duplicates import check_markers, command, put_between, table
 

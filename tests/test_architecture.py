@@ -28,8 +28,8 @@ LAYERS = (  # folder and files, from low to high; a new file takes its place her
     ("", "training"),
     (
         "detectors.",
-        "protocol coreset neighbors moments whitening anomaly_map foreground patchcore photo_neighbors components "
-        "subspace reverse_distillation baselines crossfit combined regional",
+        "protocol coreset neighbors moments whitening anomaly_map foreground grabcut patchcore photo_neighbors "
+        "components subspace reverse_distillation baselines crossfit combined regional",
     ),
     (
         "finetuning.",
@@ -79,6 +79,7 @@ HOMES = {
     "ray": ("scale", "service.cluster"),
     "fastapi": ("service",),
     "rapidocr": ("data.text.reading",),
+    "cv2": ("detectors.grabcut",),
     "onnx": ("exporting",),
     "onnxruntime": ("exporting",),
 }

@@ -155,6 +155,24 @@ def test_photos_that_lie_on_their_side_are_measured_upright(tmp_path: Path) -> N
     assert of(diagnose([photo], embedder=None), "mask-mismatch", "warning") == [["a.jpg"]]
 
 
+def test_regions_are_looked_at(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    photos = []
+    for name, marked in (("fine", 20), ("empty", 0), ("all", 96), ("gone", None), ("broken", None)):
+        Image.fromarray(rng.integers(256, size=(96, 128, 3), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+        roi = tmp_path / f"{name}_roi.png"
+        if marked is not None:
+            region = np.zeros((96, 128), np.uint8)
+            region[:marked] = 255
+            Image.fromarray(region).save(roi)
+        photos.append(Photo(tmp_path / f"{name}.png", "train", "good", False, roi=roi))
+    (tmp_path / "broken_roi.png").write_bytes(b"no picture")
+    found = diagnose(photos, embedder=None)
+    assert of(found, "region-mismatch", "warning") == [["empty.png"], ["all.png"]]
+    assert of(found, "unreadable", "warning") == [["gone.png"], ["broken.png"]]
+    assert not found.unreadable and report(found, data=tmp_path, command="")["counts"]["num_regions"] == 5
+
+
 def test_files_of_another_kind_are_a_shortcut(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     photos = []

@@ -120,6 +120,37 @@ def test_masks_must_fit(tmp_path: Path, size: tuple[int, int], marked: float, is
     assert findings.mask_fault(row, (60, 40)) == fault
 
 
+@pytest.mark.parametrize(
+    ("size", "marked", "fault"),
+    [
+        ((60, 40), 0.25, ""),
+        ((30, 20), 0.95, ""),
+        ((40, 60), 0.25, "the region is 40 x 60 px, the photo 60 x 40 px: of another shape"),
+        ((60, 40), 0.0, "the region is empty"),
+        ((60, 40), 1.0, "the region is all of the photo"),
+    ],
+)
+def test_regions_must_fit_and_leave_something_out(
+    tmp_path: Path, size: tuple[int, int], marked: float, fault: str
+) -> None:
+    mask = np.zeros(size[::-1], np.uint8)
+    mask[: round(size[1] * marked)] = 255
+    Image.fromarray(mask).save(tmp_path / "roi.png")
+    assert findings.roi_fault(photo("a", roi=tmp_path / "roi.png"), (60, 40)) == fault
+    assert findings.roi_fault(photo("a"), (60, 40)) == ""
+
+
+def test_regions_that_do_not_fit_are_counted() -> None:
+    a, b = photo("a"), photo("b")
+    (one,) = findings.odd_regions([(a, "the region is empty"), (b, "")])
+    assert (one.kind, one.severity) == ("region-mismatch", "warning")
+    assert one.message == "1 region cannot be meant as it is."
+    assert findings.odd_regions([(a, "1"), (b, "2")])[0].message == "2 regions cannot be meant as they are."
+    assert findings.odd_regions([(a, "")]) == []
+    (told,) = findings.unreadable([], [], [(a, "the file does not exist")])
+    assert told.message == "1 region cannot be read."
+
+
 def test_a_mask_that_lies_on_its_side_is_turned_first(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

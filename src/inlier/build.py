@@ -62,7 +62,7 @@ _SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
         "adapted": (dict[str, Any] | None, None),
     },
     "input": {"size": (Annotated[int, Field(ge=MIN_SIZE)], 224)},
-    "regions": {"kind": (Literal["none", "mask", "foreground"], "none")},
+    "regions": {"kind": (Literal["none", "mask", "foreground", "grabcut"], "none")},
     "decide": {"false_alarm_rate": (_Rate, 0.05), "uncertain_rate": (_Rate, 0.20)},
     "combined": {"members": (list[str], ["patchcore", "photo-neighbors", "photo-subspace"])},
     "select": {

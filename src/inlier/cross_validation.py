@@ -37,7 +37,7 @@ from inlier.model import Model
 from inlier.outputs import as_text
 from inlier.reading import Reader
 from inlier.records import Verdict
-from inlier.workflow import Progress, no_progress
+from inlier.workflow import NO_REGION, Progress, no_progress
 
 MEASURED = (*IMAGE_METRICS, "pixel_auroc", "aupro_03")
 
@@ -109,9 +109,9 @@ def cross_validate(
         read, unreadable = _read(model, labelled, cache, workers, progress("Reading photos", len(labelled)))
         _check_groups(read.photos, read.groups, num_folds, unreadable)
         folds = _folds(read, num_folds, seed)
-        scores, pixels = _judge(model, read, folds, progress("Folds", num_folds))
+        scores, lacks_region, pixels = _judge(model, read, folds, progress("Folds", num_folds))
     calibrations = _calibrations(read, scores, folds)
-    verdicts = _verdicts(model, read, scores, folds, calibrations)
+    verdicts = _verdicts(model, read, scores, lacks_region, folds, calibrations)
     table = to_table(list(zip(read.photos, verdicts, read.statistics, strict=True)))
     scored = ScoredPhotos(table.append_column("fold", [folds + 1]), pixels)
     of_folds = _measure_folds(scored, num_folds)
@@ -176,9 +176,14 @@ def _folds(read: _Read, num_folds: int, seed: int) -> Folds:
 
 def _judge(
     model: Model, read: _Read, folds: Folds, advance: Callable[[int], None]
-) -> tuple[NDArray[np.float32], dict[int, PixelScores]]:
-    """Scores each photo by the detector of its fold; returns them, and pixels of those with a map and a known truth."""
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], dict[int, PixelScores]]:
+    """Scores each photo by the detector of its fold.
+
+    Returns:
+        The scores; which photos lack a region that was looked for; pixels of those with a map and a known truth.
+    """
     scores = np.zeros(len(read.photos), dtype=np.float32)
+    lacks_region = np.zeros(len(read.photos), dtype=np.bool_)
     rows_of_pixels: list[int] = []
     fold_of_group = dict(zip(read.groups, folds.tolist(), strict=True))
 
@@ -188,27 +193,28 @@ def _judge(
             known = [place for place, group in enumerate(read.with_views.groups) if fold_of_group[group] != fold]
             detector = build_detector(model.config).fit(read.with_views.select(known))
             rows = np.flatnonzero(folds == fold).tolist()
-            for row, score, anomaly_map in _predictions(detector, read.features.select(rows), rows):
-                scores[row] = score
+            for row, score, is_lacking, anomaly_map in _predictions(detector, read.features.select(rows), rows):
+                scores[row], lacks_region[row] = score, is_lacking
                 if anomaly_map is not None and has_true_pixels(read.photos[row]):
                     rows_of_pixels.append(row)
                     yield anomaly_map, true_pixels(read.photos[row], anomaly_map.shape)
             advance(1)
 
     pixels = collect_pixels(maps_and_masks())
-    return scores, dict(zip(rows_of_pixels, pixels, strict=True))
+    return scores, lacks_region, dict(zip(rows_of_pixels, pixels, strict=True))
 
 
 def _predictions(
     detector: Detector, features: FeatureSet, rows: Sequence[int]
-) -> Iterator[tuple[int, float, NDArray[np.float32] | None]]:
-    """Row, score and anomaly map of each photo."""
+) -> Iterator[tuple[int, float, bool, NDArray[np.float32] | None]]:
+    """Row and score of each photo, whether it lacks a region, and its anomaly map."""
     remaining = iter(rows)
     for maps in features.batches():
         prediction = detector.predict(maps)
-        for place, score in enumerate(prediction.score.tolist()):
+        judged = zip(prediction.score.tolist(), prediction.lacks_region.tolist(), strict=True)
+        for place, (score, is_lacking) in enumerate(judged):
             anomaly_map = None if prediction.anomaly_map is None else prediction.anomaly_map[place].numpy()
-            yield next(remaining), score, anomaly_map
+            yield next(remaining), score, is_lacking, anomaly_map
 
 
 def _calibrations(read: _Read, scores: NDArray[np.float32], folds: Folds) -> list[Calibration]:
@@ -218,14 +224,21 @@ def _calibrations(read: _Read, scores: NDArray[np.float32], folds: Folds) -> lis
 
 
 def _verdicts(
-    model: Model, read: _Read, scores: NDArray[np.float32], folds: Folds, calibrations: Sequence[Calibration]
+    model: Model,
+    read: _Read,
+    scores: NDArray[np.float32],
+    lacks_region: NDArray[np.bool_],
+    folds: Folds,
+    calibrations: Sequence[Calibration],
 ) -> list[Verdict]:
     """The outcome of each photo, in their order."""
     verdicts = []
-    for photo, score, fold in zip(read.photos, scores, folds.tolist(), strict=True):
-        (p_value,) = calibrations[fold].p_values(score[None]).tolist()
-        (decision,) = calibrations[fold].decide(score[None], **model.config["decide"])
-        verdicts.append(Verdict(as_text(photo.path), float(score), p_value, decision))
+    for row, (photo, fold) in enumerate(zip(read.photos, folds.tolist(), strict=True)):
+        score, is_lacking = scores[row : row + 1], lacks_region[row : row + 1]
+        (p_value,) = calibrations[fold].p_values(score).tolist()
+        (decision,) = calibrations[fold].decide(score, **model.config["decide"], is_doubtful=is_lacking)
+        error = NO_REGION if is_lacking else None
+        verdicts.append(Verdict(as_text(photo.path), float(score[0]), p_value, decision, error=error))
     return verdicts
 
 

@@ -59,6 +59,8 @@ class Look:
         flags: Of ``quality_flags``.
         mask_fault: What is wrong with its mask, "" for nothing.
         mask_error: Why its mask cannot be read, "" if it can.
+        roi_fault: What is wrong with the mask of its region, "" for nothing.
+        roi_error: Why that cannot be read, "" if it can.
     """
 
     photo: Photo
@@ -69,6 +71,8 @@ class Look:
     flags: tuple[str, ...]
     mask_fault: str
     mask_error: str
+    roi_fault: str
+    roi_error: str
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -119,8 +123,11 @@ def diagnose(
     ]
     unique = list({os.path.normpath(str(photo.path)): photo for photo in reversed(photos)}.values())[::-1]
     looks, unreadable = _look_at_all(unique, embedder, workers, progress("Reading photos", len(unique)))
-    found += findings.unreadable(unreadable, [(look.photo, look.mask_error) for look in looks if look.mask_error])
+    masks = [(look.photo, look.mask_error) for look in looks if look.mask_error]
+    regions = [(look.photo, look.roi_error) for look in looks if look.roi_error]
+    found += findings.unreadable(unreadable, masks, regions)
     found += findings.mismatched_masks([(look.photo, look.mask_fault) for look in looks])
+    found += findings.odd_regions([(look.photo, look.roi_fault) for look in looks])
     found += findings.quality([(look.photo, look.flags) for look in looks])
     if looks:
         found += _compare(looks, embedder)
@@ -274,11 +281,8 @@ def _look(photo: Photo, keeps_thumbnail: bool) -> _Seen | _Unreadable:
         return photo, str(error)
     is_turned = (stored[0] > stored[1]) != (pixels.shape[1] > pixels.shape[0])  # only reduced pixels are upright
     width, height = stored[::-1] if is_turned else stored
-    fault, error_of_mask = "", ""
-    try:
-        fault = findings.mask_fault(photo, (width, height))
-    except ImageReadError as error:
-        error_of_mask = str(error)
+    of_mask = _fault_of(findings.mask_fault, photo, (width, height))
+    of_roi = _fault_of(findings.roi_fault, photo, (width, height))
     grey = thumbnail(pixels)
     statistics = {
         **photo_statistics(_SQUARE.to_square(pixels), aspect=width / height),
@@ -288,7 +292,15 @@ def _look(photo: Photo, keeps_thumbnail: bool) -> _Seen | _Unreadable:
     }
     flags = quality_flags(measure_quality(pixels), width=width, height=height)
     kept = grey if keeps_thumbnail else None
-    return _Seen(Look(photo, digest, perceptual_hashes(grey), kept, statistics, flags, fault, error_of_mask), pixels)
+    return _Seen(Look(photo, digest, perceptual_hashes(grey), kept, statistics, flags, *of_mask, *of_roi), pixels)
+
+
+def _fault_of(check: Callable[[Photo, tuple[int, int]], str], photo: Photo, size: tuple[int, int]) -> tuple[str, str]:
+    """What a check of a mask says, and why it could not be read."""
+    try:
+        return check(photo, size), ""
+    except ImageReadError as error:
+        return "", str(error)
 
 
 def _find_duplicates(looks: Sequence[Look]) -> _Duplicates:
@@ -343,6 +355,7 @@ def _counts(found: Diagnosis) -> dict[str, Any]:
         "num_unreadable": len(found.unreadable),
         "num_groups": len({photo.group for photo in found.photos if photo.group}),
         "num_masks": sum(photo.mask is not None for photo in found.photos),
+        "num_regions": sum(photo.roi is not None for photo in found.photos),
         "labels": [
             {
                 "split": split,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from inlier.data.images import open_image, orientation, read_mask
 from inlier.data.layouts import SPLITS
 from inlier.data.manifest import Photo
+from inlier.data.remote import Location
 from inlier.data.tables import first_five
 from inlier.decision.calibration import num_needed
 from inlier.decision.intervals import MIN_GROUPS, bootstrap
@@ -105,11 +106,13 @@ def near_duplicates(clusters: Iterable[Sequence[Photo]]) -> list[Finding]:
     return _by_split("near-duplicates", cases, "{} of photos that look the same", "cluster", alone="note")
 
 
-def unreadable(photos: Sequence[tuple[Photo, str]], masks: Sequence[tuple[Photo, str]]) -> list[Finding]:
-    """Photos and masks that cannot be read, each with the reason."""
+def unreadable(
+    photos: Sequence[tuple[Photo, str]], masks: Sequence[tuple[Photo, str]], regions: Sequence[tuple[Photo, str]] = ()
+) -> list[Finding]:
+    """Photos, masks of defects and masks of regions that cannot be read, each with the reason."""
     return [
         Finding("unreadable", "warning", f"{number_of(len(of), noun)} cannot be read.", _singles(of))
-        for noun, of in (("photo", photos), ("mask", masks))
+        for noun, of in (("photo", photos), ("mask", masks), ("region", regions))
         if of
     ]
 
@@ -175,15 +178,9 @@ def mask_fault(photo: Photo, size: tuple[int, int]) -> str:
     """
     if photo.mask is None:
         return ""
-    with open_image(photo.mask) as file:
-        width, height = file.size
-        if file.format != "TIFF" and orientation(file) >= 5:  # TIFF turns its size itself
-            width, height = height, width
-    # Each side was rounded to whole pixels when the one was made from the other.
-    rounding = 1 / min(width, height) + 1 / min(size)
-    if abs(np.log(width * size[1] / (height * size[0]))) > rounding:
-        return f"the mask is {width} x {height} px, the photo {size[0]} x {size[1]} px: of another shape"
-    share = float(read_mask(photo.mask, size=(height, width)).mean())
+    share, other_shape = _share(photo.mask, size)
+    if other_shape:
+        return f"the mask is {other_shape}"
     if share == 0:
         return "the mask marks nothing, though the photo is anomalous" if photo.is_anomalous else ""
     if photo.is_anomalous is False:
@@ -191,11 +188,43 @@ def mask_fault(photo: Photo, size: tuple[int, int]) -> str:
     return f"the mask covers {share:.1%} of the photo" if share > LARGEST_MASK_SHARE else ""
 
 
+def roi_fault(photo: Photo, size: tuple[int, int]) -> str:
+    """What is wrong with the mask of a photo's region; see ``mask_fault``."""
+    if photo.roi is None:
+        return ""
+    share, other_shape = _share(photo.roi, size)
+    if other_shape:
+        return f"the region is {other_shape}"
+    if share == 0:
+        return "the region is empty"
+    return "the region is all of the photo" if share == 1 else ""
+
+
+def _share(mask: Location, size: tuple[int, int]) -> tuple[float, str]:
+    """The share of its pixels that a mask marks, and in what its shape differs from the photo's; "" for nothing."""
+    with open_image(mask) as file:
+        width, height = file.size
+        if file.format != "TIFF" and orientation(file) >= 5:  # TIFF turns its size itself
+            width, height = height, width
+    # Each side was rounded to whole pixels when the one was made from the other.
+    rounding = 1 / min(width, height) + 1 / min(size)
+    if abs(np.log(width * size[1] / (height * size[0]))) > rounding:
+        return 0.0, f"{width} x {height} px, the photo {size[0]} x {size[1]} px: of another shape"
+    return float(read_mask(mask, size=(height, width)).mean()), ""
+
+
 def mismatched_masks(faults: Sequence[tuple[Photo, str]]) -> list[Finding]:
     """Masks that do not fit their photos, from what ``mask_fault`` says of each."""
     found = [(photo, fault) for photo, fault in faults if fault]
     message = f"{number_of(len(found), 'mask')} do not fit." if len(found) > 1 else "1 mask does not fit."
     return [Finding("mask-mismatch", "warning", message, _singles(found))] if found else []
+
+
+def odd_regions(faults: Sequence[tuple[Photo, str]]) -> list[Finding]:
+    """Masks of regions that do not fit their photos or leave nothing out, from what ``roi_fault`` says of each."""
+    found = [(photo, fault) for photo, fault in faults if fault]
+    message = f"{number_of(len(found), 'region')} cannot be meant as {'it is' if len(found) == 1 else 'they are'}."
+    return [Finding("region-mismatch", "warning", message, _singles(found))] if found else []
 
 
 def quality(flags: Sequence[tuple[Photo, tuple[str, ...]]]) -> list[Finding]:

@@ -139,7 +139,11 @@ def _heat_of_views(detector: Detector, train: FeatureSet) -> NDArray[np.float64]
 
 
 def _joined(first: Scores, second: Scores) -> Scores:
-    return Scores(np.concatenate([first.values, second.values]), np.concatenate([first.map_maxima, second.map_maxima]))
+    return Scores(
+        np.concatenate([first.values, second.values]),
+        np.concatenate([first.map_maxima, second.map_maxima]),
+        np.concatenate([first.lacks_region, second.lacks_region]),
+    )
 
 
 def _calibration(scores: Scores, groups: list[str]) -> Calibration:

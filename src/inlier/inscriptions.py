@@ -110,10 +110,9 @@ def inspect_inscribed(
         if ignores:
             batch, shares = _without(batch, texts, model)
         inscriptions = dict(zip(batch.photos, map(Inscription, texts, shares), strict=True))
-        outcomes = inspect_batch(model, batch)
+        outcomes = inspect_batch(model, batch, is_doubtful=[(share or 0.0) > MAX_IGNORED_SHARE for share in shares])
         for photo in photos[number * batch_size : (number + 1) * batch_size]:
-            found = inscriptions.get(photo)
-            yield _cautious(outcomes[photo], found), found
+            yield outcomes[photo], inscriptions.get(photo)
 
 
 def _large(photo: Photo, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -140,13 +139,6 @@ def _without(batch: Batch, texts: Sequence[Sequence[Text]], model: Model) -> tup
         if is_paint.any():
             images[place] = torch.cat([model.transform.to_tensor(painted)[:3], batch.images[place][3:]])
     return replace(batch, images=torch.stack(images) if images else batch.images), shares
-
-
-def _cautious(inspection: Inspection, found: Inscription | None) -> Inspection:
-    """Uncertain instead of accepted, if too little was left to see."""
-    if found is None or (found.ignored_share or 0.0) <= MAX_IGNORED_SHARE or inspection.verdict.verdict != "accept":
-        return inspection
-    return replace(inspection, verdict=replace(inspection.verdict, verdict="uncertain"))
 
 
 def _box(text: Text) -> dict[str, Any]:

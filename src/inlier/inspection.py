@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from inlier.data.layouts import find_photos
 from inlier.data.manifest import Photo, read_photos
-from inlier.data.remote import Location, RemotePath, locate, state_of
+from inlier.data.remote import RemotePath, locate, state_of
 from inlier.data.tables import TABLE_SUFFIXES
 from inlier.data.text.reading import check_reader
 from inlier.decision.report import Card, EvidenceView, write_report
@@ -80,7 +80,7 @@ class Inspected:
 
 
 def photos_named(paths: Sequence[Path]) -> list[Photo]:
-    """The photos that a user means: those of a folder, those that a table lists in its column ``path``, or a file.
+    """The photos that a user means: those of a folder, those that a table lists with their regions, or a file.
 
     Args:
         paths: As for ``find_photos``; a ``.csv`` or ``.parquet`` file is read as a manifest, whose paths count from
@@ -89,11 +89,14 @@ def photos_named(paths: Sequence[Path]) -> list[Photo]:
     Raises:
         ManifestError: A folder cannot be listed, or a table cannot be read.
     """
-    found: list[Location] = []
+    found: list[Photo] = []
     for is_table, group in groupby(paths, _is_table):
         named = [*group]
-        found += [photo.path for path in named for photo in read_photos(path)] if is_table else find_photos(named)
-    return [Photo(path, "test") for path in found]
+        if is_table:
+            found += [Photo(photo.path, "test", roi=photo.roi) for path in named for photo in read_photos(path)]
+        else:
+            found += [Photo(path, "test") for path in find_photos(named)]
+    return found
 
 
 def _is_table(path: Path) -> bool:
@@ -168,6 +171,8 @@ def _request(model: Judge, photos: Sequence[Photo], heatmaps: str, text: str) ->
     digest = hashlib.sha256(json.dumps([model.identity, model.config["decide"], *options]).encode())
     for photo in photos:
         digest.update(f"{as_text(str(photo.path))}\0{state_of(photo.path)}\0".encode())
+        if photo.roi is not None:
+            digest.update(f"{as_text(str(photo.roi))}\0{state_of(photo.roi)}\0roi\0".encode())
     return digest.hexdigest()
 
 

@@ -95,9 +95,9 @@ class References:
 
 
 def transform_of(config: Config, backbone: Backbone) -> Transform:
-    """What makes a tensor of a photo, and of its region where the configuration looks at masks."""
-    has_region = config.get("regions", {}).get("kind") == "mask"
-    return Transform(config["input"]["size"], backbone.mean, backbone.std, has_region)
+    """What makes a tensor of a photo, with what the configuration needs beside it to know the region."""
+    kind = config.get("regions", {}).get("kind")
+    return Transform(config["input"]["size"], backbone.mean, backbone.std, kind == "mask", kind == "grabcut")
 
 
 @dataclass(frozen=True)

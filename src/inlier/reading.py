@@ -154,6 +154,8 @@ class Reader:
         files = [*digests.values()]
         if self.transform.has_region:
             files += [digest_file(photo.roi) if photo.roi else "" for photo in digests]
+        if self.transform.has_picture:
+            files.append("picture")
         key = features_key(self.backbone, size=self.transform.size, digests=files, views=names)
         num_filled = store.num_filled
         stored = store.open(key, fill, dtype=getattr(torch, self.backbone.precision))
@@ -181,7 +183,7 @@ class Reader:
 
 def _region_of(image: Tensor, pixels: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
     """The region of a photo as a white shape on black, of its size; None where its tensor has none."""
-    if len(image) == 3:
+    if len(image) != 4:
         return None
     height, width = pixels.shape[:2]
     is_inside = to_photo(image[3].numpy(), height=height, width=width) >= 0.5

@@ -50,6 +50,13 @@ class Prediction:
     evidence: tuple[tuple[Evidence, ...], ...] | None = None
     region: Tensor | None = None
 
+    @property
+    def lacks_region(self) -> Tensor:
+        """Of which photos a region was looked for in vain: shape (B,), bool."""
+        if self.region is None:
+            return self.score.new_zeros(len(self.score)).bool()
+        return ~self.region.flatten(1).any(dim=1)
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

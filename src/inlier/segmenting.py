@@ -15,6 +15,8 @@ from PIL import Image
 
 from inlier.data.images import read_image
 from inlier.data.manifest import Manifest
+from inlier.data.remote import Location
+from inlier.data.tables import COLUMNS
 from inlier.errors import ImageReadError, InlierError
 from inlier.outputs import as_text, write_whole
 
@@ -62,20 +64,29 @@ def write_regions(data: Manifest, segmenter: Segmenter, directory: Path) -> Mani
                 Image.fromarray(np.where(is_part, np.uint8(255), np.uint8(0))).save(path)
             photos.append(replace(photo, roi=path) if is_part.any() else photo)
         masked = Manifest(tuple(photos))
-        write_whole(directory / "manifest.csv", _table(masked, directory))
+        write_manifest(masked, directory)
     except OSError as error:
         raise InlierError(f"Nothing can be written to {as_text(directory)}: {error.strerror or error}.") from error
     return masked
 
 
-def _table(data: Manifest, directory: Path) -> str:
-    """The manifest as CSV, photos by their full paths, masks by their names in the folder."""
+def write_manifest(data: Manifest, directory: Path) -> None:
+    """Writes ``manifest.csv`` into a folder: files below it by their names there, others by their full paths.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     text = io.StringIO()
     rows = csv.writer(text)
-    rows.writerow(("path", "split", "label", "anomalous", "group", "mask", "roi"))
+    rows.writerow(COLUMNS)
     for photo in data.photos:
-        path, mask = (os.path.abspath(of) if isinstance(of, Path) else str(of or "") for of in (photo.path, photo.mask))
+        path, mask, roi = (_named(of, directory) for of in (photo.path, photo.mask, photo.roi))
         flag = "" if photo.is_anomalous is None else int(photo.is_anomalous)
-        roi = photo.roi.name if isinstance(photo.roi, Path) and photo.roi.parent == directory else photo.roi or ""
         rows.writerow((path, photo.split, photo.label, flag, photo.group, mask, roi))
-    return text.getvalue()
+    write_whole(directory / "manifest.csv", text.getvalue())
+
+
+def _named(file: Location | None, directory: Path) -> str:
+    if not isinstance(file, Path):
+        return str(file or "")
+    return file.relative_to(directory).as_posix() if file.is_relative_to(directory) else os.path.abspath(file)

@@ -156,7 +156,8 @@ class _Learning:
         values = [part.values for part in parts]
         maxima = [part.map_maxima for part in parts]
         empty = np.zeros(0, np.float32)
-        return Scores(np.concatenate([empty, *values]), np.concatenate([empty, *maxima])), groups
+        lacking = np.concatenate([np.zeros(0, np.bool_), *(part.lacks_region for part in parts)])
+        return Scores(np.concatenate([empty, *values]), np.concatenate([empty, *maxima]), lacking), groups
 
 
 def _plan(model: Model, data: Manifest, remove: tuple[str, ...]) -> _Plan:

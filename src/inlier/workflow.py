@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from inlier.fitting import fit_and_calibrate, num_steps
 from inlier.model import Model, package_versions, transform_of
 from inlier.outputs import as_text
 from inlier.reading import Reader, has_components, normal_groups
-from inlier.records import Decision, Inspection, Verdict
+from inlier.records import Inspection, Verdict
 
 Progress = Callable[[str, int], Callable[[int], None]]
 """Given a task and its number of steps, returns what is to be told of steps done."""
@@ -150,12 +149,14 @@ def inspect_photos(
             yield outcomes[photo]
 
 
-def inspect_batch(model: Model, batch: Batch) -> dict[Photo, Inspection]:
+def inspect_batch(model: Model, batch: Batch, *, is_doubtful: Sequence[bool] | None = None) -> dict[Photo, Inspection]:
     """The inspection of each photo of a batch, those that could not be read included.
 
     Args:
         model: Fitted.
         batch: Of ``load_batches``, or made of photos in memory, with ``model.transform``; no two photos are equal.
+        is_doubtful: Of which of its ``photos`` too little is seen to accept them; so it is of those whose region is not
+            found. None: of none.
     """
     outcomes = {
         photo: Inspection(Verdict(as_text(photo.path), None, None, "unreadable", error=as_text(reason)))
@@ -168,26 +169,20 @@ def inspect_batch(model: Model, batch: Batch) -> dict[Photo, Inspection]:
     suggestions = model.components.suggest(maps) if model.components else [(None, None)] * len(batch.photos)
     scores = prediction.score.numpy()
     p_values = model.calibration.p_values(scores)
-    decisions = model.calibration.decide(scores, **model.config["decide"])
+    lacks_region = prediction.lacks_region.numpy()
+    doubts = lacks_region | np.array([False] * len(scores) if is_doubtful is None else is_doubtful)
+    decisions = model.calibration.decide(scores, **model.config["decide"], is_doubtful=doubts)
     for place, photo in enumerate(batch.photos):
-        region = None if prediction.region is None else prediction.region[place].numpy()
-        verdict = Verdict(
-            as_text(photo.path), float(scores[place]), float(p_values[place]), decisions[place], *suggestions[place]
-        )
+        score, p_value, (component, probability) = float(scores[place]), float(p_values[place]), suggestions[place]
+        error = NO_REGION if lacks_region[place] else None
         outcomes[photo] = Inspection(
-            verdict if region is None or region.any() else _without_region(verdict),
+            Verdict(as_text(photo.path), score, p_value, decisions[place], component, probability, error),
             batch.pixels[place],
             None if prediction.anomaly_map is None else prediction.anomaly_map[place].numpy(),
             () if prediction.evidence is None else prediction.evidence[place],
-            region,
+            None if prediction.region is None else prediction.region[place].numpy(),
         )
     return outcomes
-
-
-def _without_region(verdict: Verdict) -> Verdict:
-    """What can be said of a photo in which no part was found: it is not accepted, and told why."""
-    decision: Decision = "uncertain" if verdict.verdict == "accept" else verdict.verdict
-    return replace(verdict, verdict=decision, error=NO_REGION)
 
 
 def normal_photos(data: Manifest) -> Manifest:

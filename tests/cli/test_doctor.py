@@ -62,7 +62,14 @@ def test_text_names_only_the_first(tmp_path: Path) -> None:
         {"kind": "unreadable", "severity": "warning", "message": "Six.", "photos": [photo] * 6},
     ]
     labels = [{"split": "train", "label": "", "condition": "unlabelled", "num_photos": 12}]
-    counts = {"num_photos": 12, "num_groups": 3, "num_masks": 0, "num_unreadable": 6, "labels": labels}
+    counts = {
+        "num_photos": 12,
+        "num_groups": 3,
+        "num_masks": 0,
+        "num_regions": 0,
+        "num_unreadable": 6,
+        "labels": labels,
+    }
     lines = summarize({"counts": counts, "findings": findings}).splitlines()
     assert lines[:2] == ["12 photos, 3 groups, 6 unreadable", "  train  -  unlabelled  12"]
     assert lines[3:5] == ["leak: near-duplicates: Seven.", "  - a.jpg (train, the file is empty)"]

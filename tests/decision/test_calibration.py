@@ -36,6 +36,14 @@ def test_verdicts_by_hand() -> None:
     assert verdicts == ["reject", "uncertain", "uncertain", "accept", "accept"]
 
 
+def test_a_photo_of_which_too_little_was_seen_is_uncertain_at_best() -> None:
+    doubts = np.array([True, True, False, True, False])
+    verdicts = Calibration(np.arange(9.0)).decide(
+        np.array([8.5, 8.0, 7.0, 6.0, -1.0]), false_alarm_rate=0.1, uncertain_rate=0.3, is_doubtful=doubts
+    )
+    assert verdicts == ["reject", "uncertain", "uncertain", "uncertain", "accept"]
+
+
 def test_arrays_are_sorted_and_groups_follow_their_scores() -> None:
     normal = Calibration(np.array([3.0, 1.0, 2.0]), groups=np.array(["c", "a", ""]), map_maxima=np.array([0.5, 0.1]))
     assert normal.normal_scores.tolist() == [1.0, 2.0, 3.0]

@@ -23,7 +23,7 @@ def report(**changes: Any) -> dict[str, Any]:
     return {
         "data": "parts",
         "counts": {
-            "num_photos": 15, "num_unreadable": 1, "num_groups": 5, "num_masks": 2,
+            "num_photos": 15, "num_unreadable": 1, "num_groups": 5, "num_masks": 2, "num_regions": 4,
             "labels": [dict(zip(("split", "label", "condition", "num_photos"), of, strict=True)) for of in labels]
             + [{"split": "train", "label": "", "condition": "unlabelled", "num_photos": 1}],
         },
@@ -89,7 +89,7 @@ def test_the_page_says_what_was_found(tmp_path: Path, pictures: dict[str, bytes]
     assert page.open == [] and "script" not in page.tags
     for shown in (
         "2 leaks, 1 warning and 1 note",
-        "15 photos, 1 of them unreadable, 5 groups, 2 masks.",
+        "15 photos, 1 of them unreadable, 5 groups, 2 masks, 4 regions.",
         "Label train test all",
         "good normal 7 4 11",
         "crack anomalous – 3 3",  # noqa: RUF001

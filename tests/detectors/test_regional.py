@@ -33,7 +33,7 @@ every_detector = pytest.mark.parametrize("build", DETECTORS.values(), ids=DETECT
 class LeftHalf:
     """Finds the left half of every photo."""
 
-    layer = 2
+    layers = (2,)
 
     def __call__(self, maps: Mapping[int, Tensor]) -> Tensor:
         region = torch.zeros(len(maps[2]), 1, 14, 14)

@@ -82,10 +82,13 @@ def doctor(
     raise typer.Exit(1 if found.unreadable else 0)
 
 
+_EXTRAS = ("groups", "masks", "regions", "unreadable")
+
+
 def summarize(result: Mapping[str, Any]) -> str:
     """A report as text: a table of counts, then each finding with its first photos."""
     counts = result["counts"]
-    extras = [f"{counts[f'num_{noun}']} {noun}" for noun in ("groups", "masks", "unreadable") if counts[f"num_{noun}"]]
+    extras = [f"{counts[f'num_{noun}']} {noun}" for noun in _EXTRAS if counts[f"num_{noun}"]]
     lines = [", ".join([f"{counts['num_photos']} photos", *extras])]
     rows = [(of["split"], of["label"] or "-", of["condition"], str(of["num_photos"])) for of in counts["labels"]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

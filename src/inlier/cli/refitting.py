@@ -30,6 +30,7 @@ from inlier.errors import ConfigError, MissingExtraError
 from inlier.outputs import number_of
 
 if TYPE_CHECKING:
+    from inlier.data.manifest import Manifest
     from inlier.features.store import FeatureStore
     from inlier.reviewing.decisions import Review
     from inlier.reviewing.refitting import Refit
@@ -135,7 +136,7 @@ def review(
         _show_pages(bench, port=port, browser=browser, quiet=quiet)
         return
     with closing(made):
-        done = _exchange(made, export, out, import_, reviewer)
+        done = _exchange(made, manifest, export, out, import_, reviewer)
     if as_json:
         print_json(done)
     else:
@@ -218,9 +219,15 @@ def _note(opened: Review, found: Refit, model: Path) -> None:
 
 
 def _exchange(
-    made: Review, export: str | None, out: Path | None, import_: Path | None, reviewer: str | None
+    made: Review,
+    data: Manifest,
+    export: str | None,
+    out: Path | None,
+    import_: Path | None,
+    reviewer: str | None,
 ) -> dict[str, int]:
     """Imports, then exports; how many of what."""
+    from inlier.reviewing.effective import corrected
     from inlier.reviewing.exchange import FORMS, export_review, form_of, import_decisions
     from inlier.reviewing.regions import write_masks
 
@@ -230,7 +237,7 @@ def _exchange(
     if import_ is not None:
         done["num_imported"] = import_decisions(made, import_, form=form_of(import_), reviewer=reviewer)
     if export == "masks" and out is not None:
-        done["num_masks"] = write_masks(made, out)
+        done["num_masks"] = write_masks(made, out, data=corrected(data, made)[0])
     elif export is not None and out is not None:
         done["num_exported"] = export_review(made, out, form=export)  # type: ignore[arg-type]  # checked above
     return done

@@ -21,6 +21,7 @@ class Transform:
         std: Likewise; divided by.
         has_region: Whether a fourth channel says how much of each pixel lies in the photo's region; 0 where none is
             known.
+        has_picture: Whether three more channels hold the colours as they are, in [0, 255]; not beside a region.
 
     Example:
         >>> transform = Transform(size=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -35,6 +36,7 @@ class Transform:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     has_region: bool = False
+    has_picture: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -43,6 +45,13 @@ class Transform:
             raise ValueError(f"mean of Transform must be three numbers, got {self.mean}.")
         if len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"std of Transform must be three numbers > 0, got {self.std}.")
+        if self.has_region and self.has_picture:
+            raise ValueError("has_region and has_picture of Transform must not both be set.")
+
+    @property
+    def num_channels(self) -> int:
+        """Of the tensor that it makes of a photo."""
+        return 4 if self.has_region else 6 if self.has_picture else 3
 
     def to_tensor(self, image: NDArray[np.uint8], region: NDArray[np.bool_] | None = None) -> Tensor:
         """The whole photo as a normalised square.
@@ -58,15 +67,16 @@ class Transform:
             region: Shape (H, W), bool; ignored unless ``has_region``.
 
         Returns:
-            Shape (3, size, size), or (4, size, size) if ``has_region``.
+            Shape (num_channels, size, size).
         """
         square = self.to_square(image).transpose(2, 0, 1)
         mean, std = (np.array(values, dtype=np.float32)[:, None, None] for values in (self.mean, self.std))
         colours = square.astype(np.float32, order="C")  # (3, size, size)
+        plain = colours.copy() if self.has_picture else None
         colours *= 1 / (255 * std)
         colours -= mean / std
         if not self.has_region:
-            return torch.from_numpy(colours)
+            return torch.from_numpy(colours if plain is None else np.concatenate([colours, plain]))
         share = np.zeros((self.size, self.size), dtype=np.float32)
         if region is not None:
             share = to_photo(region.astype(np.float32), height=self.size, width=self.size)

@@ -86,14 +86,23 @@ class Calibration:
         return (1 + len(self.normal_scores) - num_below) / (1 + len(self.normal_scores))
 
     def decide(
-        self, scores: NDArray[np.floating[Any]], *, false_alarm_rate: float, uncertain_rate: float
+        self,
+        scores: NDArray[np.floating[Any]],
+        *,
+        false_alarm_rate: float,
+        uncertain_rate: float,
+        is_doubtful: NDArray[np.bool_] | None = None,
     ) -> list[Decision]:
         """The verdict on each score: reject where p <= `false_alarm_rate`, uncertain up to `uncertain_rate`.
+
+        Every verdict of the package is decided here, with what keeps a photo from being accepted.
 
         Args:
             scores: Raw detector scores, shape (B,), higher is more anomalous; no NaN.
             false_alarm_rate: Largest share of normal photos to reject, in (0, 1).
             uncertain_rate: Largest share of normal photos not to accept, in [`false_alarm_rate`, 1).
+            is_doubtful: Of which photos too little was seen to accept them, shape (B,): they are uncertain at best;
+                None: of none.
 
         Raises:
             ValueError: If a rate is out of range or a score is NaN.
@@ -105,9 +114,10 @@ class Calibration:
                 f"uncertain_rate must be at least the false_alarm_rate, {false_alarm_rate:g}, got {uncertain_rate:g}."
             )
         p_values = self.p_values(scores)
+        doubts = np.zeros(len(p_values), dtype=np.bool_) if is_doubtful is None else is_doubtful
         return [
-            "reject" if p <= false_alarm_rate else "uncertain" if p <= uncertain_rate else "accept"
-            for p in p_values.tolist()
+            "reject" if p <= false_alarm_rate else "uncertain" if p <= uncertain_rate or doubt else "accept"
+            for p, doubt in zip(p_values.tolist(), doubts.tolist(), strict=True)
         ]
 
     def threshold(self, rate: float) -> float:

@@ -18,6 +18,7 @@ ADVICE = {
     "repeated-path": "List each photo once; until then the data are not read at all.",
     "unreadable": "Fetch the files again, or take their rows out.",
     "few-photos": "Add photos, or expect less of the numbers.",
+    "region-mismatch": "Draw these regions again; a photo without one is uncertain at best.",
     "mask-mismatch": "Export these masks again, and see whether photo or mask was turned, cropped or swapped.",
     "shortcut": "Anomalous and normal photos were taken or stored differently: take both alike, or judge by pixels.",
     "suspicious-label": "Look at them: labels may be wrong, and photos may show two things.",

@@ -21,21 +21,24 @@ class Scores:
     Attributes:
         values: Shape (N,), higher is more anomalous.
         map_maxima: The largest value of each photo's anomaly map, shape (N,); empty without maps.
+        lacks_region: Of which photos a region was looked for in vain, shape (N,).
     """
 
     values: NDArray[np.float32]
     map_maxima: NDArray[np.float32]
+    lacks_region: NDArray[np.bool_]
 
 
 def score_photos(detector: Detector, features: FeatureSet) -> Scores:
     """Scores by a fitted detector."""
-    values, maxima = [], []
+    values, maxima, lacking = [], [], []
     for maps in features.batches():
         prediction = detector.predict(maps)
         values.append(prediction.score)
+        lacking.append(prediction.lacks_region)
         if prediction.anomaly_map is not None:
             maxima.append(prediction.anomaly_map.flatten(1).amax(dim=1))
-    return Scores(_joined(values), _joined(maxima))
+    return Scores(_joined(values), _joined(maxima), _joined(lacking) > 0)
 
 
 def cross_scores(
@@ -65,16 +68,17 @@ def cross_scores(
     fold_of_original, fold_of_photo = (np.array([folds[group] for group in of.groups]) for of in (originals, features))
     values = np.zeros(len(originals), dtype=np.float32)
     maxima: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
+    lacks_region = np.zeros(len(originals), dtype=np.bool_)
     for fold in range(num_folds):
         held_out = np.flatnonzero(fold_of_original == fold)
         detector.fit(features.select(np.flatnonzero(fold_of_photo != fold).tolist()))
         scores = score_photos(detector, originals.select(held_out.tolist()))
-        values[held_out] = scores.values
+        values[held_out], lacks_region[held_out] = scores.values, scores.lacks_region
         if scores.map_maxima.size:
             maxima = np.zeros(len(originals), dtype=np.float32) if not maxima.size else maxima
             maxima[held_out] = scores.map_maxima
         advance(1)
-    return Scores(values, maxima)
+    return Scores(values, maxima, lacks_region)
 
 
 def _joined(parts: list[torch.Tensor]) -> NDArray[np.float32]:

@@ -37,7 +37,7 @@ class Foreground:
     the photo say which side is the object's, and closes holes (Damm et al. 2024, arXiv:2405.14529, section 3).
     Departures: one component for all photos, so that photos agree on what is background; features of unit length, and
     Otsu's threshold, since ours is not always DINOv2, for whose features their number is; the largest connected
-    pieces are kept. There is no refinement by pixels (GrabCut): detectors ask for cells.
+    pieces are kept. ``GrabCut`` refines it by pixels.
 
     Attributes:
         layer: Of the map that it looks at.
@@ -59,8 +59,7 @@ class Foreground:
             features: At least one photo.
             layers: Those to choose from: the deepest whose map is fine enough, else the finest.
         """
-        places = np.unique(np.linspace(0, len(features) - 1, min(len(features), MAX_LEARNED)).round().astype(int))
-        some = features.select(places.tolist())
+        some = some_of(features)
         sides = {layer: min(of.shape[2:]) for layer, of in some.select([0]).read().items() if layer in layers}
         fine = [layer for layer, side in sides.items() if side >= _FINE_ENOUGH]
         layer = max(fine) if fine else max(sides, key=lambda of: (sides[of], of))
@@ -70,15 +69,20 @@ class Foreground:
             moments += Moments.of(_unit(maps[layer]).permute(0, 2, 3, 1).flatten(0, 2))
         direction = torch.linalg.eigh(moments.scatter)[1][:, -1].float()
         found = cls(layer, moments.mean.float(), direction, 0.0)
-        values = torch.cat([found._values(maps) for maps in some.batches()])  # (N, h, w)
+        values = torch.cat([found.values(maps) for maps in some.batches()])  # (N, h, w)
         sign = 1.0 if _middle_less_border(values) >= 0 else -1.0
         return cls(layer, found.mean, sign * direction, _otsu(sign * values))
 
     def __call__(self, maps: Mapping[int, Tensor]) -> Tensor:
         """Of B photos the region, shape (B, 1, h, w), 0 or 1; all 0 where none of a likely size was found."""
-        is_part = (self._values(maps) > self.threshold).numpy()
-        regions = np.stack([_tidy(of_photo) for of_photo in is_part])
+        is_part = (self.values(maps) > self.threshold).numpy()
+        regions = np.stack([tidy(of_photo, grown_by=1) for of_photo in is_part])
         return torch.from_numpy(regions.astype(np.float32))[:, None]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The one layer."""
+        return (self.layer,)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What it has learned."""
@@ -90,10 +94,33 @@ class Foreground:
         """The one that gave this state."""
         return cls(int(state["layer"]), state["mean"], state["direction"], float(state["threshold"]))
 
-    def _values(self, maps: Mapping[int, Tensor]) -> Tensor:
+    def values(self, maps: Mapping[int, Tensor]) -> Tensor:
         """How far along the component each cell with its neighbours lies: shape (B, h, w)."""
         along = torch.einsum("bchw,c->bhw", _unit(maps[self.layer]), self.direction) - self.mean @ self.direction
         return F.avg_pool2d(along[:, None], 3, stride=1, padding=1, count_include_pad=False)[:, 0]
+
+
+def some_of(features: FeatureSet) -> FeatureSet:
+    """The photos that are learned from: all, or ``MAX_LEARNED`` spread evenly over them."""
+    places = np.unique(np.linspace(0, len(features) - 1, min(len(features), MAX_LEARNED)).round().astype(int))
+    return features.select(places.tolist())
+
+
+def tidy(is_part: NDArray[np.bool_], *, grown_by: int) -> NDArray[np.bool_]:
+    """The pieces at least a quarter as large as the largest, grown, without holes; none of an unlikely size.
+
+    Args:
+        is_part: Shape (h, w).
+        grown_by: Cells, or pixels, that are added all round.
+    """
+    pieces, num_pieces = ndimage.label(is_part)
+    if not num_pieces:
+        return np.zeros_like(is_part)
+    sizes = np.bincount(pieces.ravel())[1:]
+    kept = np.isin(pieces, 1 + np.flatnonzero(4 * sizes >= sizes.max()))
+    grown = ndimage.binary_dilation(kept, iterations=grown_by) if grown_by else kept
+    region: NDArray[np.bool_] = ndimage.binary_fill_holes(grown)
+    return region if MIN_SHARE <= region.mean() <= MAX_SHARE else np.zeros_like(is_part)
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -121,14 +148,3 @@ def _otsu(values: Tensor) -> float:
     sums = (counts * centers).cumsum(0)
     apart = sums[:-1] / below.clamp_min(1) - (sums[-1] - sums[:-1]) / above.clamp_min(1)
     return low + width * (int((below * above * apart.square()).argmax()) + 1)
-
-
-def _tidy(is_part: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The pieces at least a quarter as large as the largest, a cell wider, without holes; none of unlikely size."""
-    pieces, num_pieces = ndimage.label(is_part)
-    if not num_pieces:
-        return np.zeros_like(is_part)
-    sizes = np.bincount(pieces.ravel())[1:]
-    kept = np.isin(pieces, 1 + np.flatnonzero(4 * sizes >= sizes.max()))
-    region: NDArray[np.bool_] = ndimage.binary_fill_holes(ndimage.binary_dilation(kept))
-    return region if MIN_SHARE <= region.mean() <= MAX_SHARE else np.zeros_like(is_part)

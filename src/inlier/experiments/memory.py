@@ -23,6 +23,7 @@ from inlier.detectors.reverse_distillation import ENOUGH_GROUPS, NUM_TOGETHER, R
 from inlier.detectors.subspace import PatchSubspace, PhotoSubspace
 from inlier.errors import ConfigError
 from inlier.features.cache import BATCH_SIZE
+from inlier.features.regions import PICTURE_SIDE
 from inlier.features.student import count_activations
 
 Shapes = Mapping[int, tuple[int, int, int]]
@@ -38,6 +39,9 @@ _TRAINING_CODE = 200 * MIB
 
 _SVM_CACHE = 200 * MIB
 """What scikit-learn's support vector machine keeps of its kernel at most."""
+
+_CUT = PICTURE_SIDE**2 // 8 + 200
+"""A photo's region as GrabCut keeps it while it is fitted, with the key to it."""
 
 _PRODUCTS = 12 * MIB
 """What MKL keeps for its threads once they have multiplied large matrices."""
@@ -305,8 +309,12 @@ def _regional(detector: Regional, shapes: Shapes, num_photos: int, num_judged: i
     inner = _need(detector.detector, shapes, num_photos, num_judged)
     depth = max(shapes[layer][0] for layer in detector.layers)
     rows = BATCH_SIZE * max(math.prod(shapes[layer]) for layer in detector.layers)
+    kept = 0
+    if detector.kind == "grabcut":  # pictures, what the map says of each pixel, and the cuts, which are kept
+        rows, kept = rows + BATCH_SIZE * 8 * PICTURE_SIDE**2, _CUT * num_photos
     working = _going_through(shapes, min(BATCH_SIZE, num_photos), 8 * rows) + 7 * 8 * depth**2
-    return _Need(max(inner.fitting, _CODE + working), inner.judging + 8 * rows, inner.learned + 8 * num_photos)
+    fitting = max(inner.fitting, _CODE + working) + kept
+    return _Need(fitting, inner.judging + 8 * rows, inner.learned + 8 * num_photos)
 
 
 def _reverse_distillation(detector: ReverseDistillation, shapes: Shapes, num_photos: int, num_judged: int) -> _Need:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from inlier.features.networks import create_network, kind_of, takes_any_grid
-from inlier.features.regions import REGION, to_cells
+from inlier.features.regions import PICTURE, REGION, to_cells, to_picture
 from inlier.features.runtime import (
     MICRO_BATCH,
     PRECISIONS,
@@ -209,21 +209,22 @@ class Backbone(nn.Module):
         many come at once.
 
         Args:
-            images: Shape (B, 3, H, W), normalised; or (B, 4, H, W), with how much of each pixel lies in a region.
+            images: Shape (B, 3, H, W), normalised; or (B, 4, H, W), with how much of each pixel lies in a region; or
+                (B, 6, H, W), with the colours as they were.
 
         Returns:
             Layer -> shape (B, C_l, h_l, w_l), float32, on the processor where detectors work; and ``REGION`` -> that of
-            the finest map's cells, if it was given.
+            the finest map's cells, if it was given, or ``PICTURE`` -> the photos, small, if their colours were.
         """
-        colours, shares = images[:, :3], images[:, 3:]
+        colours, beside = images[:, :3], images[:, 3:]
         trunk = self._open_trunk(colours)
         chunks = torch.split(colours, self.num_together(*images.shape[2:]))
         parts = [self._adapted(trunk(chunk)) for chunk in chunks]
         maps = (torch.cat([part.cpu().float() for part in layer]) for layer in zip(*parts, strict=True))
         of_layers = dict(zip(self.layers, maps, strict=True))
-        if not shares.shape[1]:
-            return of_layers
-        return of_layers | {REGION: to_cells(shares.cpu(), *of_layers[self.layers[0]].shape[2:])}
+        if beside.shape[1] == 1:
+            return of_layers | {REGION: to_cells(beside.cpu(), *of_layers[self.layers[0]].shape[2:])}
+        return of_layers | {PICTURE: to_picture(beside).cpu()} if beside.shape[1] else of_layers
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._trunk = None  # moved to another device, or of another type

@@ -197,7 +197,7 @@ class FeatureSet:
     def _read(self, indices: Sequence[int]) -> dict[int, Tensor]:
         if self.region is None:
             return self.cache.read(indices, layers=self.layers)
-        layers = None if self.layers is None else sorted({*self.layers, self.region.layer})
+        layers = None if self.layers is None else sorted({*self.layers, *self.region.layers})
         maps = self.cache.read(indices, layers=layers)
         return maps | {REGION: self.region(maps)}
 

@@ -1,4 +1,4 @@
-"""Which cells of a photo count: a region travels beside the maps, under a key that no layer has."""
+"""Which cells of a photo count: a region, or what it is found in, travels beside the maps under a key of no layer."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ from torch.nn import functional as F
 REGION = 0
 """Key of the region among a photo's maps, shape (B, 1, h, w), 1 where cells count, else 0; layers begin at 1."""
 
+PICTURE = -1
+"""Key of a small copy of the photo itself, shape (B, 3, h, w), whole numbers in [0, 255], RGB: each is the same in any
+type of numbers that is kept."""
+
+PICTURE_SIDE = 112
+"""Pixels a side that such a copy has at most."""
+
 
 class RegionFinder(Protocol):
     """Finds the region of photos in their maps."""
 
     @property
-    def layer(self) -> int:
-        """The layer that it looks at."""
+    def layers(self) -> tuple[int, ...]:
+        """What it looks at, by keys of the maps."""
         ...
 
     def __call__(self, maps: Mapping[int, Tensor]) -> Tensor:
@@ -28,7 +35,7 @@ class RegionFinder(Protocol):
 class GivenRegion:
     """Takes the region that came with the photo; none where none did."""
 
-    layer = REGION
+    layers = (REGION,)
 
     def __call__(self, maps: Mapping[int, Tensor]) -> Tensor:
         """The region beside the maps, shape (B, 1, h, w)."""
@@ -36,6 +43,16 @@ class GivenRegion:
             return maps[REGION]
         any_map = next(iter(maps.values()))
         return any_map.new_zeros(len(any_map), 1, 1, 1)
+
+
+def to_picture(colours: Tensor) -> Tensor:
+    """Photos as ``PICTURE`` keeps them, no side longer than ``PICTURE_SIDE``.
+
+    Args:
+        colours: Shape (B, 3, H, W), in [0, 255].
+    """
+    size = [min(side, PICTURE_SIDE) for side in colours.shape[2:]]
+    return F.interpolate(colours.float(), size=size, mode="area").round()
 
 
 def to_cells(shares: Tensor, rows: int, columns: int) -> Tensor:

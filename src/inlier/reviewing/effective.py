@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from inlier.data.manifest import NORMAL_LABELS, Manifest, Photo, digest_file
-from inlier.outputs import as_text, number_of
+from inlier.outputs import number_of
 from inlier.reviewing.decisions import Review, ReviewPhoto
+from inlier.reviewing.regions import location_key
 from inlier.reviewing.words import Word
 
 KINDS = ("joined", "left", "dev_joined", "dev_left", "relabelled")
@@ -134,12 +134,6 @@ def corrected(data: Manifest, review: Review) -> tuple[Manifest, Changes]:
         digest=_digest((photo, together[photo.number]) for photo in decided),
     )
     return Manifest(tuple(photos)), changes
-
-
-def location_key(path: object) -> str:
-    """What a photo's path is known by in a review: absolute, or a URL, as text."""
-    text = str(path)
-    return as_text(text if "://" in text else os.path.abspath(text))
 
 
 def _together(words: Iterable[Word]) -> Word:

@@ -15,8 +15,8 @@ from inlier.decision.intervals import Interval
 from inlier.model import Model
 from inlier.outputs import as_text, number_of
 from inlier.reviewing.decisions import Review
-from inlier.reviewing.effective import location_key
-from inlier.reviewing.unseen import Looked, score_unseen
+from inlier.reviewing.regions import location_key
+from inlier.reviewing.unseen import Looked, Unseen, score_unseen
 from inlier.workflow import Progress
 
 DEV_SENTENCE = (
@@ -49,16 +49,17 @@ def on_photos(before: Model, after: Model, looked: Looked, review: Review, *, pr
     What the review has of the model before is taken from there.
     """
     known = _known(before, looked, review)
-    old = score_unseen(before, looked, progress=progress).scores if known is None else np.array(known)
-    new = score_unseen(after, looked, progress=progress).scores
-    p_values = before.calibration.p_values(old), after.calibration.p_values(new)
+    old = score_unseen(before, looked, progress=progress) if known is None else known
+    new = score_unseen(after, looked, progress=progress)
+    p_values = before.calibration.p_values(old.scores), after.calibration.p_values(new.scores)
     verdicts = tuple(
-        model.calibration.decide(scores, **model.config["decide"]) for model, scores in ((before, old), (after, new))
+        model.calibration.decide(of.scores, **model.config["decide"], is_doubtful=of.lacks_region)
+        for model, of in ((before, old), (after, new))
     )
     return [
         Outcome(
             photo,
-            (float(old[i]), float(new[i])),
+            (float(old.scores[i]), float(new.scores[i])),
             (float(p_values[0][i]), float(p_values[1][i])),
             (verdicts[0][i], verdicts[1][i]),
         )
@@ -114,14 +115,15 @@ def _negative(gain: Interval) -> Interval:
     return Interval(-gain.value + 0.0, low=-gain.high + 0.0, high=-gain.low + 0.0)
 
 
-def _known(before: Model, looked: Looked, review: Review) -> list[float] | None:
-    """Scores that the review has of this model; None if it is of another one, or lacks a photo."""
-    if review.facts.identity != before.identity:
+def _known(before: Model, looked: Looked, review: Review) -> Unseen | None:
+    """Scores that the review has of this model; None if it is of another one, looks at regions, or lacks a photo."""
+    if review.facts.identity != before.identity or "regions" in before.config:
         return None
     scores = {photo.digest: photo.score for photo in review.photos()}
     found = [scores.get(looked.digests[photo]) for photo in looked.photos]
-    known = [score for score in found if score is not None]
-    return known if len(known) == len(found) else None
+    known = np.array([score for score in found if score is not None])
+    none = np.zeros(len(known), dtype=np.bool_)
+    return Unseen(known, none, none) if len(known) == len(found) else None
 
 
 def summary(report: dict[str, Any]) -> str:

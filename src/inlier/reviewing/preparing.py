@@ -25,7 +25,7 @@ from inlier.model import Model
 from inlier.outputs import as_text
 from inlier.reviewing.database import holds_review
 from inlier.reviewing.decisions import Review, ReviewPhoto
-from inlier.reviewing.effective import location_key
+from inlier.reviewing.regions import location_key
 from inlier.reviewing.suspicion import Suspicion, suspect
 from inlier.reviewing.unseen import Looked, look, score_unseen
 from inlier.workflow import Progress, no_progress
@@ -132,7 +132,7 @@ def _judge(model: Model, looked: Looked, progress: Progress) -> tuple[dict[Photo
     unseen = score_unseen(model, looked, progress=progress)
     p_values = model.calibration.p_values(unseen.scores)
     decide = model.config["decide"]
-    verdicts = model.calibration.decide(unseen.scores, **decide)
+    verdicts = model.calibration.decide(unseen.scores, **decide, is_doubtful=unseen.lacks_region)
     embeddings, suggestions = _see(model, looked.originals)
     suspicions = suspect(
         looked.photos,
@@ -162,7 +162,7 @@ def _see(model: Model, features: FeatureSet) -> tuple[NDArray[np.float32], list[
     embeddings: list[NDArray[np.float32]] = []
     suggestions: list[tuple[str | None, float | None]] = []
     for maps in features.batches():
-        deepest = sorted(maps)[-2:]
+        deepest = sorted(layer for layer in maps if layer > 0)[-2:]
         embeddings.append(embed_photos([maps[layer] for layer in deepest], power=_POWER).numpy())
         some = model.components.suggest(maps) if model.components else [(None, None)] * len(embeddings[-1])
         suggestions += some
@@ -184,14 +184,18 @@ def _row(number: int, photo: Photo, judged: dict[str, Any] | None, decide: dict[
         given_anomalous=photo.is_anomalous,
         suspicion=suspicion.value,
         suspicion_reason=suspicion.reason,
-        doubt=_doubt(values["p_value"], decide),
+        doubt=_doubt(values["p_value"], values["verdict"], decide),
         **values,
     )
 
 
-def _doubt(p_value: float | None, decide: dict[str, float]) -> float:
-    """How far a p-value is from the nearest threshold, as a logarithm."""
-    return NO_DOUBT if p_value is None else min(abs(log(p_value) - log(rate)) for rate in decide.values())
+def _doubt(p_value: float | None, verdict: str, decide: dict[str, float]) -> float:
+    """How far a p-value is from the nearest threshold, as a logarithm; 0 where it alone does not decide."""
+    if p_value is None:
+        return NO_DOUBT
+    if verdict == "uncertain" and p_value > decide["uncertain_rate"]:  # its region was not found
+        return 0.0
+    return min(abs(log(p_value) - log(rate)) for rate in decide.values())
 
 
 def _labels(model: Model, data: Manifest) -> list[str]:

@@ -24,9 +24,10 @@ from inlier.fitting import fit_and_calibrate, num_steps
 from inlier.model import Model, package_versions
 from inlier.outputs import as_text, number_of
 from inlier.reviewing.decisions import Review
-from inlier.reviewing.effective import Changes, corrected, location_key
+from inlier.reviewing.effective import Changes, corrected
 from inlier.reviewing.effects import compare_on_dev, flips, on_photos
 from inlier.reviewing.growing import learned_photos_gone, update_without
+from inlier.reviewing.regions import location_key
 from inlier.reviewing.unseen import Looked, look
 from inlier.workflow import Progress, no_progress
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Literal, Protocol, get_args
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inlier.data.images import read_image
+from inlier.data.manifest import Manifest
 from inlier.data.remote import locate
 from inlier.errors import ImageReadError, InlierError
 from inlier.outputs import as_text
+from inlier.segmenting import write_manifest
 
 Kind = Literal["interest", "defect"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -100,11 +102,17 @@ def _fill(corners: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.boo
     return mask
 
 
-def write_masks(review: Marked, out: Path) -> int:
+def write_masks(review: Marked, out: Path, *, data: Manifest | None = None) -> int:
     """Writes a PNG mask for each photo with regions: defects, else what counts, as white pixels of its size.
 
     A mask has the photo's name with ``_mask.png`` for its suffix, below ``defect`` or ``interest`` and the folders in
     which the photo lies below the one that holds all photos with regions.
+
+    Args:
+        review: Knows what was drawn.
+        out: The folder.
+        data: The photos of the review. Beside the masks, ``manifest.csv`` then says of them what this does, with what
+            counts in the column ``roi`` and defects, of photos that are not normal, in ``mask``. None: there is none.
 
     Returns:
         How many masks were written.
@@ -114,7 +122,7 @@ def write_masks(review: Marked, out: Path) -> int:
     """
     marked = review.marked()
     names = _mask_names([path for path, _ in marked])
-    num_written = 0
+    written: dict[tuple[str, Kind], Path] = {}
     for (path, regions), name in zip(marked, names, strict=True):
         try:
             height, width = read_image(locate(Path(path))).shape[:2]
@@ -131,8 +139,24 @@ def write_masks(review: Marked, out: Path) -> int:
                 mask.save(target)
             except OSError as error:
                 raise InlierError(f"Nothing can be written to {as_text(target)}: {error.strerror or error}.") from error
-            num_written += 1
-    return num_written
+            written[path, kind] = target
+    if data is not None:
+        _write_manifest(data, written, out)
+    return len(written)
+
+
+def _write_manifest(data: Manifest, masks: Mapping[tuple[str, Kind], Path], out: Path) -> None:
+    """The photos with their masks: those that were drawn, else those that they had."""
+    photos = []
+    for photo in data.photos:
+        path = location_key(photo.path)
+        defect = None if photo.is_anomalous is False else masks.get((path, "defect"))
+        photos.append(replace(photo, mask=defect or photo.mask, roi=masks.get((path, "interest")) or photo.roi))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_manifest(Manifest(tuple(photos)), out)
+    except OSError as error:
+        raise InlierError(f"Nothing can be written to {as_text(out)}: {error.strerror or error}.") from error
 
 
 def _mask_names(paths: Sequence[str]) -> list[str]:
@@ -140,6 +164,12 @@ def _mask_names(paths: Sequence[str]) -> list[str]:
     names = relative_names(paths)
     stems = Counter(os.path.splitext(name)[0] for name in names)
     return [stem if stems[stem := os.path.splitext(name)[0]] == 1 else name for name in names]
+
+
+def location_key(path: object) -> str:
+    """What a photo's path is known by in a review: absolute, or a URL, as text."""
+    text = str(path)
+    return as_text(text if "://" in text else os.path.abspath(text))
 
 
 def relative_names(paths: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from inlier.data.manifest import Manifest, Photo, digest_file
 from inlier.data.splits import group_folds
 from inlier.data.views import hand_held_views
 from inlier.detectors.crossfit import score_photos
+from inlier.detectors.protocol import Detector
 from inlier.errors import ConfigError
 from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.features.store import FeatureStore
@@ -115,11 +116,13 @@ class Unseen:
     Attributes:
         scores: Shape (N,), of ``Looked.originals``, higher is more anomalous.
         is_seen: Shape (N,): whether the model has learned from the photo's group.
+        lacks_region: Shape (N,): whether a region was looked for in vain.
         notes: Sentences on photos whose score is that of a detector which has seen them after all.
     """
 
     scores: NDArray[np.float64]
     is_seen: NDArray[np.bool_]
+    lacks_region: NDArray[np.bool_]
     notes: tuple[str, ...] = ()
 
 
@@ -139,15 +142,19 @@ def score_unseen(model: Model, looked: Looked, *, progress: Progress) -> Unseen:
     keys = _keys(looked)  # (N,), what must not be torn apart
     is_learned = _is_learned(model, looked)
     is_seen = np.isin(keys, np.unique(keys[is_learned]))
-    scores = np.zeros(len(originals))
-    own = np.flatnonzero(~is_seen)
-    scores[own] = score_photos(model.detector, originals.select(own.tolist())).values
+    scores, lacks_region = np.zeros(len(originals)), np.zeros(len(originals), dtype=np.bool_)
+
+    def judge(detector: Detector, places: NDArray[np.int64]) -> None:
+        found = score_photos(detector, originals.select(places.tolist()))
+        scores[places], lacks_region[places] = found.values, found.lacks_region
+
+    judge(model.detector, np.flatnonzero(~is_seen))
     if not is_seen.any():
-        return Unseen(scores, is_seen)
+        return Unseen(scores, is_seen, lacks_region)
     seen = np.flatnonzero(is_seen)
     if note := _why_not(model, looked, keys[is_learned], is_learned):
-        scores[seen] = score_photos(model.detector, originals.select(seen.tolist())).values
-        return Unseen(scores, is_seen, (note,))
+        judge(model.detector, seen)
+        return Unseen(scores, is_seen, lacks_region, (note,))
     num_folds = min(NUM_FOLDS_OF_TRAINED if model.detector.is_trained else NUM_FOLDS, len(set(keys[seen].tolist())))
     folds = group_folds(keys[seen].tolist(), num_folds=num_folds, seed=model.config["fit"]["seed"])
     fold_of_key = dict(zip(keys[seen].tolist(), folds.tolist(), strict=True))
@@ -158,10 +165,9 @@ def score_unseen(model: Model, looked: Looked, *, progress: Progress) -> Unseen:
     for fold in range(num_folds):
         detector = build_detector(model.config)
         detector.fit(looked.train.select([place for place, index in views if fold_of_index[index] != fold]))
-        judged = seen[folds == fold]
-        scores[judged] = score_photos(detector, originals.select(judged.tolist())).values
+        judge(detector, seen[folds == fold])
         advance(1)
-    return Unseen(scores, is_seen)
+    return Unseen(scores, is_seen, lacks_region)
 
 
 def _keys(looked: Looked) -> NDArray[np.str_]:

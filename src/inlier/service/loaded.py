@@ -173,9 +173,9 @@ class Models:
 
 def _warm_up(model: Model) -> None:
     """Lets blank photos pass, as many as will ever come together, so that no request waits for what is made once."""
-    size = model.transform.size
+    size, num_channels = model.transform.size, model.transform.num_channels
     for number in (1, MICRO_BATCH):
-        model.detector.predict(model.backbone.extract(torch.zeros(number, 3, size, size)))
+        model.detector.predict(model.backbone.extract(torch.zeros(number, num_channels, size, size)))
 
 
 def _state_of(folder: Path) -> _State:

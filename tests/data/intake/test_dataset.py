@@ -155,6 +155,7 @@ def test_manifest(open_journal: Journals, directory: Path) -> None:
         "group": "near:0",
         "split": "train",
         "mask": f"masks/00/{stored_name(8)}.png",
+        "roi": None,
         "source_width": 400,
         "source_height": 300,
         "sharpness": 0.5,

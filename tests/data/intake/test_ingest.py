@@ -329,6 +329,69 @@ def test_masks_come_along_and_one_that_cannot_be_read_is_told(tmp_path: Path, pi
     assert row["reason"].startswith("its mask cannot be read: not a picture in a known format")
 
 
+def masked_roll(folder: Path, picture: Picture) -> Path:
+    """Three photos with regions, the last twice, the first time without; of the second the mask is broken."""
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its left side
+    picture(0, (512, 1024)).save(folder / "0.jpg", quality=92, exif=exif)
+    for seed in (1, 2):
+        picture(seed, (1024, 512)).save(folder / f"{seed}.png")
+    shutil.copy(folder / "2.png", folder / "2 again.png")
+    region = np.zeros((512, 1024), dtype=np.uint8)
+    region[100:140, 200:260] = 255
+    Image.fromarray(region).save(folder / "roi.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    rows = ("0.jpg,roi.png", "1.png,broken.png", "2.png,", "2 again.png,roi.png")
+    (folder / "manifest.csv").write_text("\n".join(["path,roi", *rows, ""]), encoding="utf-8")
+    return folder
+
+
+def test_regions_come_along_at_the_size_and_the_way_up_of_their_photos(tmp_path: Path, picture: Picture) -> None:
+    done = run(masked_roll(tmp_path / "roll", picture), out=tmp_path / "dataset")
+    assert (done.counts["kept"], done.counts["duplicate"], done.num_unreadable) == (3, 1, 0)
+    turned, broken, copied = Manifest.read(tmp_path / "dataset").photos
+    expected = np.zeros((256, 512), dtype=np.uint8)
+    expected[50:70, 100:130] = 255
+    for photo in (turned, copied):  # the region of any copy is that of the one that is kept
+        assert isinstance(photo.path, Path) and isinstance(photo.roi, Path)
+        with Image.open(photo.path) as stored, Image.open(photo.roi) as region:
+            assert stored.size == region.size == (512, 256) and (np.asarray(region) == expected).all()
+    assert broken.roi is None
+    assert done.notes == ["1 photo without a region, whose mask cannot be read; rejected.csv says why."]
+    (row,) = table(tmp_path / "dataset" / "rejected.csv")
+    assert row["reason"].startswith("the mask of its region cannot be read: not a picture in a known format")
+    before = contents(tmp_path / "dataset" / "rois")
+    picture(9).save(tmp_path / "new.png")
+    run(tmp_path / "new.png", out=tmp_path / "dataset")  # adds one, and keeps the regions
+    assert contents(tmp_path / "dataset" / "rois") == before and len(before) == 2
+    assert [photo.roi for photo in Manifest.read(tmp_path / "dataset").photos][:3] == [turned.roi, None, copied.roi]
+
+
+def test_of_pictures_that_look_the_same_the_one_with_a_region_is_kept(tmp_path: Path, picture: Picture) -> None:
+    folder = tmp_path / "roll"
+    folder.mkdir()
+    picture(3).save(folder / "a.png")
+    picture(3).save(folder / "b.jpg", quality=92)
+    Image.new("L", (320, 240), 255).save(folder / "roi.png")
+    (folder / "manifest.csv").write_text("path,roi\na.png,\nb.jpg,roi.png\n", encoding="utf-8")
+    done = run(folder, out=tmp_path / "dataset")
+    (photo,) = Manifest.read(tmp_path / "dataset").photos
+    assert done.counts["duplicate"] == 1 and photo.roi is not None
+
+
+def test_a_data_set_of_before_there_were_regions_is_added_to(tmp_path: Path, picture: Picture) -> None:
+    picture(0).save(tmp_path / "a.png")
+    run(tmp_path / "a.png", out=tmp_path / "dataset")
+    old = parquet.read_table(tmp_path / "dataset" / "manifest.parquet").drop_columns(["roi"])
+    parquet.write_table(old, tmp_path / "dataset" / "manifest.parquet")
+    picture(1).save(tmp_path / "b.png")
+    assert run(tmp_path / "b.png", out=tmp_path / "dataset").counts["photos"] == 2
+    first, second = parquet.read_table(tmp_path / "dataset" / "manifest.parquet").to_pylist()
+    assert (first.pop("roi"), second["roi"]) == (None, None)
+    assert first["path"] == old.to_pylist()[0]["path"] and first.keys() == old.to_pylist()[0].keys()
+
+
 @pytest.mark.filterwarnings("ignore:.*(Corrupt EXIF|EXIF data|Truncated File Read|Metadata Warning).*:UserWarning")
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_every_hostile_kind_has_its_reason(kind: str, tmp_path: Path, picture: Picture) -> None:

@@ -136,7 +136,7 @@ def test_results_may_be_put_while_pending_sources_are_read(journal: Journal) -> 
     assert journal.num_pending() == 0
 
 
-@pytest.mark.parametrize("changed", ({"size": 11}, {"modified": 6}, {"mask": "mask.png"}))
+@pytest.mark.parametrize("changed", ({"size": 11}, {"modified": 6}, {"mask": "mask.png"}, {"roi": "roi.png"}))
 def test_a_result_of_another_state_of_the_file_does_not_count(journal: Journal, changed: dict[str, Any]) -> None:
     journal.put([(source("a.jpg"), prepared(1))])
     journal.add_sources([source("a.jpg", **changed)])
@@ -163,6 +163,8 @@ def test_all_that_was_measured_is_kept(journal: Journal) -> None:
         7,
         mask="masks/a.png",
         mask_error="m",
+        roi="rois/a.png",
+        roi_error="r",
         source_width=400,
         source_height=300,
         metadata=Metadata("2024-03-05T10:11:12", "Apple iPhone 13"),
@@ -170,9 +172,10 @@ def test_all_that_was_measured_is_kept(journal: Journal) -> None:
         hashes=bytes(range(32)),
         number="12",
     )
-    journal.put([(source("a.jpg", mask="m.png"), result)])
+    journal.put([(source("a.jpg", mask="m.png", roi="r.png"), result)])
     (row,) = journal.database.execute("SELECT * FROM results").fetchall()
-    expected = ("a.jpg", 10, 5, b"m.png", "", result.sha256, result.path, "masks/a.png", "m", 40, 30, 400, 300)
+    stored = (result.sha256, result.path, "masks/a.png", "m", "rois/a.png", "r", 40, 30, 400, 300)
+    expected = ("a.jpg", 10, 5, b"m.png", b"r.png", "", *stored)
     measured = ("2024-03-05T10:11:12", "Apple iPhone 13", 0.1, 0.2, 0.3, 0.4, 0.5, bytes(range(32)), bytes(4096), "12")
     assert row == (*expected, *measured)
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from inlier.data.intake.journal import KEPT, LEDGER, Journal
-from inlier.data.intake.preparing import MASKS, PHOTOS
+from inlier.data.intake.preparing import MASKS, PHOTOS, ROIS
 from inlier.errors import InlierError
 
 WORK = ".ingest"
@@ -43,6 +43,7 @@ MANIFEST = {
     "group": pyarrow.string(),
     "split": pyarrow.string(),
     "mask": pyarrow.string(),
+    "roi": pyarrow.string(),
     "source_width": pyarrow.int32(),
     "source_height": pyarrow.int32(),
     "sharpness": pyarrow.float32(),
@@ -54,6 +55,9 @@ MANIFEST = {
     "phash": pyarrow.string(),
 }
 """Columns of the manifest."""
+
+_LATER = ("roi",)
+"""Columns that manifests of earlier versions lack."""
 
 _LEDGER_TYPES = {"TEXT": pyarrow.string(), "INTEGER": pyarrow.int64(), "REAL": pyarrow.float32()}
 _REJECTED = ("source", "reason")
@@ -136,7 +140,7 @@ def finish(directory: Path) -> None:
 
 
 def _sweep(directory: Path) -> None:
-    for folder, column in ((PHOTOS, "path"), (MASKS, "mask")):
+    for folder, column in ((PHOTOS, "path"), (MASKS, "mask"), (ROIS, "roi")):
         rows = _read(directory / "manifest.parquet", (column,))
         named = np.sort(np.fromiter((_key(row[column]) for row in rows if row[column]), dtype=np.uint64))
         for below in _folders(directory / folder):
@@ -175,8 +179,8 @@ def _manifest_rows(journal: Journal, directory: Path) -> Iterator[Sequence[Any]]
         yield tuple({**row, "group": group}.values())
     query = """
         SELECT photos.path, source, photos.sha256, width, height, results.taken_at, results.camera, label, anomalous,
-            decisions.part, decisions.split, mask, source_width, source_height, sharpness, brightness, contrast,
-            dark_share, bright_share, flags, hashes
+            decisions.part, decisions.split, mask, photos.roi, source_width, source_height, sharpness, brightness,
+            contrast, dark_share, bright_share, flags, hashes
         FROM decisions JOIN photos ON photo = place JOIN results ON results.rowid = result
         WHERE outcome = 'kept' ORDER BY place
     """
@@ -198,7 +202,7 @@ def _read(table: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         with parquet.ParquetFile(table) as file:
             for batch in file.iter_batches(batch_size=_ROWS, columns=list(columns)):
                 for row in batch.to_pylist():
-                    yield {name: row[name] for name in columns}
+                    yield {name: row.get(name) if name in _LATER else row[name] for name in columns}
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         raise InlierError(f"{table} cannot be read; it is damaged, or not of inlier ingest.") from error
 

@@ -215,6 +215,10 @@ def _notes(journal: Journal, num_torn: int) -> list[str]:
         )
     if number := journal.count(f"{new} WHERE reason LIKE 'its mask%'"):
         notes.append(f"{number_of(number, 'photo')} without a mask, which cannot be read; rejected.csv says why.")
+    if number := journal.count(f"{new} WHERE reason LIKE 'the mask of its region%'"):
+        notes.append(
+            f"{number_of(number, 'photo')} without a region, whose mask cannot be read; rejected.csv says why."
+        )
     labels = (
         "SELECT DISTINCT label FROM decisions JOIN photos ON photo = place WHERE outcome = 'kept' AND anomalous = ''"
     )

@@ -42,15 +42,15 @@ _PREPARED = tuple(of.name for of in fields(Prepared))
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS results (
-    name TEXT, size INTEGER, modified INTEGER, mask_at BLOB, error TEXT, sha256 TEXT, path TEXT, mask TEXT,
-    mask_error TEXT, width INTEGER, height INTEGER, source_width INTEGER, source_height INTEGER, taken_at TEXT,
-    camera TEXT, sharpness REAL, brightness REAL, contrast REAL, dark_share REAL, bright_share REAL, hashes BLOB,
-    thumbnail BLOB, number TEXT, PRIMARY KEY (name, size, modified, mask_at)
+    name TEXT, size INTEGER, modified INTEGER, mask_at BLOB, roi_at BLOB, error TEXT, sha256 TEXT, path TEXT, mask TEXT,
+    mask_error TEXT, roi TEXT, roi_error TEXT, width INTEGER, height INTEGER, source_width INTEGER,
+    source_height INTEGER, taken_at TEXT, camera TEXT, sharpness REAL, brightness REAL, contrast REAL, dark_share REAL,
+    bright_share REAL, hashes BLOB, thumbnail BLOB, number TEXT, PRIMARY KEY (name, size, modified, mask_at, roi_at)
 );
 DROP TABLE IF EXISTS sources;
 CREATE TABLE sources (
     position INTEGER PRIMARY KEY, name TEXT UNIQUE, file BLOB, member TEXT, size INTEGER, modified INTEGER, label TEXT,
-    is_anomalous INTEGER, split TEXT, part TEXT, mask_at BLOB, refusal TEXT, is_photo INTEGER
+    is_anomalous INTEGER, split TEXT, part TEXT, mask_at BLOB, roi_at BLOB, refusal TEXT, is_photo INTEGER
 );
 DROP TABLE IF EXISTS new;
 CREATE TABLE new (position INTEGER PRIMARY KEY);
@@ -68,7 +68,7 @@ _IS_KNOWN = (
     f"ELSE {' AND '.join(f'ledger.reason NOT LIKE {pattern!r}' for pattern in RETRIED)} END)"
 )
 _PENDING = (
-    "new JOIN sources USING (position) LEFT JOIN results USING (name, size, modified, mask_at) "
+    "new JOIN sources USING (position) LEFT JOIN results USING (name, size, modified, mask_at, roi_at) "
     "WHERE refusal = '' AND results.error IS NULL"
 )
 _SETTLE = """
@@ -81,8 +81,9 @@ SELECT name, sources.size, sources.modified, is_photo,
     CASE WHEN outcome = 'duplicate' THEN similarity WHEN photo IS NOT NULL AND of.source != name THEN 1 END,
     sources.label, IFNULL(held.source, ''), IFNULL(held.label, ''),
     CASE WHEN refusal != '' THEN refusal WHEN photo IS NULL THEN results.error WHEN outcome = 'dropped' THEN reason
-        WHEN mask_error != '' THEN 'its mask cannot be read: ' || mask_error ELSE '' END
-FROM new JOIN sources USING (position) LEFT JOIN results USING (name, size, modified, mask_at)
+        WHEN mask_error != '' THEN 'its mask cannot be read: ' || mask_error
+        WHEN roi_error != '' THEN 'the mask of its region cannot be read: ' || roi_error ELSE '' END
+FROM new JOIN sources USING (position) LEFT JOIN results USING (name, size, modified, mask_at, roi_at)
     LEFT JOIN photos AS of ON of.sha256 = results.sha256 AND refusal = '' LEFT JOIN decisions ON photo = of.place
     LEFT JOIN photos AS held ON held.place = stands
 ORDER BY position
@@ -100,6 +101,9 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.database = sqlite3.connect(path, isolation_level=None)
         self.database.execute("PRAGMA synchronous = NORMAL")
+        columns = {column for _, column, *_ in self.database.execute("PRAGMA table_info(results)")}
+        if columns and "roi_at" not in columns:  # of an earlier version, whose work is done again
+            self.database.execute("DROP TABLE results")
         self.database.executescript(_SCHEMA)
 
     def close(self) -> None:
@@ -135,11 +139,11 @@ class Journal:
         rows = (
             (
                 position, of.name, os.fsencode(of.path), of.member, *_age(of), of.label, of.is_anomalous, of.split,
-                of.group, os.fsencode(of.mask), of.error, of.is_photo,
+                of.group, os.fsencode(of.mask), os.fsencode(of.roi), of.error, of.is_photo,
             )
             for position, of in enumerate(sources)
         )  # fmt: skip
-        self._insert("sources", rows, 13)
+        self._insert("sources", rows, 14)
         self.database.execute(f"INSERT INTO new SELECT position FROM sources WHERE NOT {_IS_KNOWN}")
 
     def count(self, what: str, *values: str) -> int:
@@ -155,7 +159,8 @@ class Journal:
         """The sources that are to be prepared, in order; results may be put while they are read."""
         after = -1
         query = (
-            "SELECT position, name, file, member, size, modified, label, is_anomalous, split, part, mask_at, is_photo "
+            "SELECT position, name, file, member, size, modified, label, is_anomalous, split, part, mask_at, roi_at, "
+            "is_photo "
             f"FROM {_PENDING} AND position > ? ORDER BY position LIMIT {_PAGE}"
         )
         while rows := self.database.execute(query, (after,)).fetchall():
@@ -164,8 +169,10 @@ class Journal:
 
     def put(self, done: Sequence[tuple[Source, Prepared]]) -> None:
         """Keeps results, all of them or none."""
-        rows = [(of.name, *_age(of), os.fsencode(of.mask), *_columns(result)) for of, result in done]
-        self._insert("results", rows, 23)
+        rows = [
+            (of.name, *_age(of), os.fsencode(of.mask), os.fsencode(of.roi), *_columns(result)) for of, result in done
+        ]
+        self._insert("results", rows, 26)
 
     def settle(self) -> None:
         """Brings the ledger up to date with what was decided."""
@@ -197,7 +204,7 @@ def _columns(result: Prepared) -> tuple[Any, ...]:
 
 
 def _to_source(row: Sequence[Any]) -> Source:
-    _, name, file, member, size, modified, label, is_anomalous, split, part, mask_at, is_photo = row
+    _, name, file, member, size, modified, label, is_anomalous, split, part, mask_at, roi_at, is_photo = row
     return Source(
         name=name,
         path=Path(os.fsdecode(file)),
@@ -209,5 +216,6 @@ def _to_source(row: Sequence[Any]) -> Source:
         split=split,
         group=part,
         mask=os.fsdecode(mask_at),
+        roi=os.fsdecode(roi_at),
         is_photo=bool(is_photo),
     )

@@ -36,6 +36,7 @@ class Row(NamedTuple):
     Attributes:
         path: Its path below the root of the tree, with forward slashes.
         mask: Likewise; "" without one.
+        roi: Likewise.
         photo: What else is known; its own paths mean nothing.
         split: What the manifest says, "" where it says nothing.
         error: Why its files must not be read; "" if they may.
@@ -43,6 +44,7 @@ class Row(NamedTuple):
 
     path: str
     mask: str
+    roi: str
     photo: Photo
     split: str
     error: str = ""
@@ -93,12 +95,12 @@ def _read(tree: DiskTree | MemberTree, below: str) -> list[dict[str, str]]:
 
 def _row(tree: DiskTree | MemberTree, folder: str, row: dict[str, str], photo: Photo) -> Row:
     path = _resolve(tree, folder, row["path"])
-    mask = _resolve(tree, folder, row["mask"]) if row.get("mask") else ""
+    mask, roi = (_resolve(tree, folder, row[name]) if row.get(name) else "" for name in ("mask", "roi"))
     split = photo.split if row.get("split") else ""
-    if path is None or mask is None:
+    if path is None or mask is None or roi is None:
         shown = posixpath.join(folder, row["path"].lstrip("/"))
-        return Row(shown, "", photo, split, "its manifest names a file outside the folder")
-    return Row(path, mask, photo, split)
+        return Row(shown, "", "", photo, split, "its manifest names a file outside the folder")
+    return Row(path, mask, roi, photo, split)
 
 
 def _resolve(tree: DiskTree | MemberTree, folder: str, path: str) -> str | None:

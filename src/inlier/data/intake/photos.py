@@ -23,26 +23,34 @@ from inlier.data.intake.similarity import thumbnail
 _WITH_MASK = 1 << 40
 """What a mask counts, in pixels, when one of several copies is kept."""
 
+_WITH_ROI = 1 << 39
+"""What the mask of a region counts, likewise."""
+
 _LIST = """
 DROP TABLE IF EXISTS photos;
 CREATE TABLE photos (
     place INTEGER PRIMARY KEY, sha256 TEXT UNIQUE, path TEXT, source TEXT, label TEXT, anomalous TEXT, split TEXT,
-    part TEXT, camera TEXT, taken_at TEXT, phash TEXT, result INTEGER
+    part TEXT, camera TEXT, taken_at TEXT, phash TEXT, result INTEGER, roi TEXT
 );
-INSERT INTO photos SELECT NULL, sha256, path, source, label, anomalous, split, part, camera, taken_at, phash, NULL
+INSERT INTO photos SELECT NULL, sha256, path, source, label, anomalous, split, part, camera, taken_at, phash, NULL, ''
     FROM kept ORDER BY rowid;
-INSERT INTO photos SELECT NULL, sha256, path, name, label, anomalous, split, part, camera, taken_at, '', result FROM (
-    SELECT MIN(position), sha256, results.path, name, label, IFNULL(is_anomalous, '') AS anomalous, split, part, camera,
-        taken_at, results.rowid AS result
-    FROM new JOIN sources USING (position) JOIN results USING (name, size, modified, mask_at)
+INSERT INTO photos
+SELECT NULL, sha256, path, name, label, anomalous, split, part, camera, taken_at, '', result, IFNULL(roi, '') FROM (
+    SELECT MIN(position) AS first, sha256, results.path, name, label, IFNULL(is_anomalous, '') AS anomalous, split,
+        part, camera, taken_at, results.rowid AS result
+    FROM new JOIN sources USING (position) JOIN results USING (name, size, modified, mask_at, roi_at)
     WHERE refusal = '' AND results.error = '' AND sha256 NOT IN (SELECT sha256 FROM kept)
     GROUP BY sha256 ORDER BY MIN(position)
-);
+) LEFT JOIN (
+    SELECT sha256, MIN(results.roi) AS roi
+    FROM new JOIN sources USING (position) JOIN results USING (name, size, modified, mask_at, roi_at)
+    WHERE results.roi != '' GROUP BY sha256
+) USING (sha256) ORDER BY first;
 """
 
 _COLUMNS = """
 SELECT label, anomalous, split, part, photos.camera, photos.taken_at, source, phash, result, hashes, mask,
-    source_width, source_height, sharpness, brightness, contrast, dark_share, bright_share, number
+    source_width, source_height, sharpness, brightness, contrast, dark_share, bright_share, number, photos.roi
 FROM photos LEFT JOIN results ON results.rowid = result ORDER BY place
 """
 
@@ -105,7 +113,8 @@ def list_photos(journal: Journal, settings: Settings) -> Photos:
         photos.sources.append(row[6] if kind in ("regex", "folder", "digits") else "")
         photos.numbers.append("" if is_known else sys.intern(row[18]))
         photos.flags.append("" if is_known else sys.intern(_flags(row[11:18], settings)))
-        photos.worths.append(0 if is_known else row[11] * row[12] + _WITH_MASK * bool(row[10]))
+        beside = _WITH_MASK * bool(row[10]) + _WITH_ROI * bool(row[19])
+        photos.worths.append(0 if is_known else row[11] * row[12] + beside)
         hashes += int(row[7], 16).to_bytes(8, "little") + bytes(24) if is_known else row[9]
     photos.hashes = np.frombuffer(hashes, dtype="<u8").reshape(-1, 4).astype(np.uint64)
     return photos

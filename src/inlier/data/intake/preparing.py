@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import socket
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +23,13 @@ from inlier.data.intake.hashing import perceptual_hashes
 from inlier.data.intake.metadata import Metadata, kept_exif, read_metadata
 from inlier.data.intake.quality import Quality, measure_quality
 from inlier.data.intake.similarity import thumbnail
-from inlier.data.intake.sources import Source, open_mask, open_source
+from inlier.data.intake.sources import Source, open_mask, open_roi, open_source
 from inlier.data.intake.workers import alone
 from inlier.data.text.reading import numbers_in, read_text
 from inlier.errors import ImageReadError, InlierError
 
-PHOTOS, MASKS = "photos", "masks"
+PHOTOS, MASKS, ROIS = "photos", "masks", "rois"
+_Opened = Callable[[Source], BinaryIO]
 _JPEG_QUALITY = 95
 _LARGE_PIXELS = 30_000_000
 """Pixels above which workers take turns: a picture of 30 megapixels fills 90 MB."""
@@ -43,6 +45,8 @@ class Prepared:
         path: Where the photo is stored, below the data set, with forward slashes.
         mask: Where its mask is stored; "" without one.
         mask_error: Why its mask could not be stored.
+        roi: Where the mask of its region is stored; "" without one.
+        roi_error: Why that could not be stored.
         width: Pixels of the stored photo.
         height: The same.
         source_width: Pixels of the source, upright.
@@ -59,6 +63,8 @@ class Prepared:
     path: str = ""
     mask: str = ""
     mask_error: str = ""
+    roi: str = ""
+    roi_error: str = ""
     width: int = 0
     height: int = 0
     source_width: int = 0
@@ -89,7 +95,7 @@ class Preparer:
     reads_numbers: bool = False
 
     def __call__(self, source: Source) -> Prepared:
-        """Stores a source's photo and mask, and measures it.
+        """Stores a source's photo and masks, and measures it.
 
         Raises:
             InlierError: They cannot be written, as on a full disk.
@@ -120,13 +126,17 @@ class Preparer:
         encoded = io.BytesIO()
         photo.save(encoded, "JPEG", quality=_JPEG_QUALITY, subsampling=0, exif=exif)
         self._write(path, encoded.getvalue())
-        mask, mask_error = self._store_mask(source, sha256, (photo.height, photo.width))
+        stored_size = photo.height, photo.width
+        mask, mask_error = self._store_mask(MASKS, open_mask if source.mask else None, source, sha256, stored_size)
+        roi, roi_error = self._store_mask(ROIS, open_roi if source.roi else None, source, sha256, stored_size)
         is_turned = (photo.width - photo.height) * (size[0] - size[1]) < 0
         return Prepared(
             sha256=sha256,
             path=path,
             mask=mask,
             mask_error=mask_error,
+            roi=roi,
+            roi_error=roi_error,
             width=photo.width,
             height=photo.height,
             source_width=size[is_turned],
@@ -138,19 +148,29 @@ class Preparer:
             number=_number_in(pixels) if self.reads_numbers else "",
         )
 
-    def _store_mask(self, source: Source, sha256: str, size: tuple[int, int]) -> tuple[str, str]:
-        """Where the mask is stored, or why it is not; its name tells photo and mask, for both may come twice."""
-        if not source.mask:
+    def _store_mask(
+        self, folder: str, opened: _Opened | None, source: Source, sha256: str, size: tuple[int, int]
+    ) -> tuple[str, str]:
+        """Where a mask is stored, or why it is not; its name tells photo and mask, for both may come twice.
+
+        Args:
+            folder: Of masks of that kind.
+            opened: What opens it; None if the source has none.
+            source: Whose it is.
+            sha256: Of the source.
+            size: Height and width of the photo as stored.
+        """
+        if opened is None:
             return "", ""
         try:
-            with open_mask(source) as file:
+            with opened(source) as file:
                 mask_sha256 = _digest(file)
                 mask = read_mask(file, size=size)
         except ImageReadError as error:
             return "", str(error)
         except OSError as error:
             return "", f"the file cannot be read: {error.strerror}"
-        path = f"{MASKS}/{sha256[:2]}/{sha256[:16]}{mask_sha256[:16]}.png"
+        path = f"{folder}/{sha256[:2]}/{sha256[:16]}{mask_sha256[:16]}.png"
         encoded = io.BytesIO()
         Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(encoded, "PNG")
         self._write(path, encoded.getvalue())

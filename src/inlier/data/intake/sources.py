@@ -47,6 +47,7 @@ class Source:
         group: What a manifest says, below the folder of that manifest; else "".
         mask: Where its mask is, for ``open_mask``: a path on disk, or the name of another member of the same
             archive; "" without one.
+        roi: Likewise the mask of the region in which a model is to look, for ``open_roi``.
         error: Why it is not to be decoded; "" if it is.
         is_photo: Whether its name, a manifest or the user says that it is meant to be a photo.
     """
@@ -61,6 +62,7 @@ class Source:
     split: str = ""
     group: str = ""
     mask: str = ""
+    roi: str = ""
     error: str = ""
     is_photo: bool = True
 
@@ -129,7 +131,23 @@ def open_mask(source: Source) -> BinaryIO:
     """
     if not source.mask:
         raise ValueError(f"{source.name} has no mask.")
-    return _open(source.path, source.mask) if source.member else _open(Path(source.mask), "")
+    return _open_beside(source, source.mask)
+
+
+def open_roi(source: Source) -> BinaryIO:
+    """The bytes of the mask of a source's region, likewise.
+
+    Raises:
+        ImageReadError: As for ``open_source``.
+        ValueError: The source has none.
+    """
+    if not source.roi:
+        raise ValueError(f"{source.name} has no region.")
+    return _open_beside(source, source.roi)
+
+
+def _open_beside(source: Source, at: str) -> BinaryIO:
+    return _open(source.path, at) if source.member else _open(Path(at), "")
 
 
 def _open(path: Path, member: str) -> BinaryIO:
@@ -250,7 +268,7 @@ class _Walk:
         for row in rows:
             if row.path in listed or self._is_listed(row.path):
                 continue
-            known = {row.path, row.mask} - {""}
+            known = {row.path, row.mask, row.roi} - {""}
             listed |= known
             is_elsewhere = not row.error and not is_below(row.path, folder)
             self.elsewhere |= known if is_elsewhere else set()
@@ -271,6 +289,7 @@ class _Walk:
             split=row.split,
             group=f"{folder}/{photo.group}" if folder and photo.group else photo.group,
             mask=row.mask and self.tree.at(row.mask),
+            roi=row.roi and self.tree.at(row.roi),
         )
 
     def _enter(self, folder: Folder) -> None:

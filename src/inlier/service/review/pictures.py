@@ -6,7 +6,7 @@ import hashlib
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from PIL import Image
 
 from inlier.data.images import decode, open_image
 from inlier.data.manifest import Photo
-from inlier.data.remote import RemotePath, locate, state_of
-from inlier.decision.heatmap import RAMP, crop, encode, heat_overlay
+from inlier.data.remote import Location, RemotePath, locate, state_of
+from inlier.decision.heatmap import RAMP, crop, encode, heat_overlay, outline
 from inlier.errors import ImageReadError
 from inlier.model import Model
 from inlier.records import Evidence, Inspection
@@ -61,10 +61,12 @@ class Pictures:
 
     Args:
         model: Its maps are drawn.
+        regions: Masks of what counts, by the path of the photo as the review has it, for a model that looks at them.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, regions: Mapping[str, Location] | None = None) -> None:
         self._model = model
+        self._regions = regions or {}
         self._model_lock = threading.Lock()  # a model scores one photo at a time, with all cores
         self._inspections: OrderedDict[str, Inspection] = OrderedDict()
         self._kept = _Kept(MAX_BYTES)
@@ -93,7 +95,10 @@ class Pictures:
         return self._drawn(("photo", path, _state(path), side), draw)
 
     def heatmap(self, path: str, *, width: int) -> Picture:
-        """The photo in muted colours under its anomaly map; the photo alone where the detector has no map."""
+        """The photo in muted colours under its anomaly map, with a thin line round the region that was looked at.
+
+        The photo alone where the detector has no map.
+        """
         side = _allowed(width)
 
         def draw() -> Picture:
@@ -102,6 +107,8 @@ class Pictures:
             found = self._map(path)
             if found is not None:
                 pixels = heat_overlay(pixels, found, scale=self._model.calibration.heat_scale())
+            if (region := self.inspection(path).region) is not None:
+                pixels = outline(pixels, region)
             return Picture(encode(pixels, longest_side=side, quality=_QUALITY))
 
         return self._drawn(("heat", path, _state(path), side), draw)
@@ -156,7 +163,8 @@ class Pictures:
             if key in self._inspections:
                 self._inspections.move_to_end(key)
                 return self._inspections[key]
-            found = next(inspect_photos(self._model, [Photo(locate(Path(path)), "test")], workers=0))
+            photo = Photo(locate(Path(path)), "test", roi=self._regions.get(path))
+            found = next(inspect_photos(self._model, [photo], workers=0))
             self._inspections[key] = found
             while len(self._inspections) > MAX_INSPECTIONS:
                 self._inspections.popitem(last=False)

@@ -17,6 +17,7 @@ from inlier.model import Model
 from inlier.outputs import as_text, write_whole
 from inlier.reviewing.decisions import Review
 from inlier.reviewing.refitting import Refit, refit
+from inlier.reviewing.regions import location_key
 from inlier.service.review.loop import Background, Status
 from inlier.service.review.pictures import Pictures
 from inlier.workflow import Progress
@@ -48,7 +49,8 @@ class Workbench:
     _deciding: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.pictures = Pictures(self.model)
+        regions = {location_key(photo.path): photo.roi for photo in self.data.photos if photo.roi is not None}
+        self.pictures = Pictures(self.model, regions)
 
     @classmethod
     def open(cls, database: str, *, store: FeatureStore | None = None, device: str = "cpu") -> Self:
