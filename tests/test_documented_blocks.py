@@ -24,6 +24,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*
 
 NOT_RUN = {
     r"pip install|^python3 -m venv|^\. |^hf download|^mv model\.safetensors": "installs, or fetches from the network",
+    r"--show-completion": "depends on the shell that calls; tests/cli/test_completion.py asks for three",
     r"^jupyter ": "tests/test_site.py executes the notebook",
     r"^make ": "runs this very test, or what .ci/run runs beside it",
     r"^python benchmarks/": "measures for minutes or hours; each script has a quick form in tests, or says so",
