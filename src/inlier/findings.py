@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -310,9 +310,26 @@ def _votes(
     embeddings: NDArray[np.float32], own: NDArray[np.int64], num_labels: int, kin: Sequence[NDArray[np.int64]]
 ) -> NDArray[np.int64]:
     """How many of a photo's nearest have each label, shape (N, L); in chunks."""
+    votes = np.zeros((len(embeddings), num_labels), dtype=np.int64)
+    for part, nearest, closeness in nearest_photos(embeddings, kin):
+        np.add.at(votes, (np.repeat(part, nearest.shape[1]), own[nearest].ravel()), np.isfinite(closeness).ravel())
+    return votes
+
+
+def nearest_photos(
+    embeddings: NDArray[np.float32], kin: Sequence[NDArray[np.int64]]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
+    """The ``NUM_NEIGHBORS`` nearest of each photo by cosine, in no order, for as many at a time as there is room for.
+
+    Args:
+        embeddings: Shape (N, D).
+        kin: Arrays of shape (N,); photos that have the same number in any of them are no neighbours.
+
+    Yields:
+        B photos, shape (B,); their neighbours, shape (B, K); the cosine of each, -inf where a photo has too few.
+    """
     rows = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
     num_neighbors = min(NUM_NEIGHBORS, len(rows) - 1)
-    votes = np.zeros((len(rows), num_labels), dtype=np.int64)
     step = max(1, _CHUNK_BYTES // (4 * len(rows)))
     for start in range(0, len(rows), step):
         part = np.arange(start, min(start + step, len(rows)))
@@ -321,9 +338,7 @@ def _votes(
         for of in kin:
             closeness[of[part, None] == of] = -np.inf
         nearest = np.argpartition(-closeness, num_neighbors - 1, axis=1)[:, :num_neighbors]
-        is_judge = np.isfinite(np.take_along_axis(closeness, nearest, axis=1))
-        np.add.at(votes, (np.repeat(part, num_neighbors), own[nearest].ravel()), is_judge.ravel())
-    return votes
+        yield part, nearest, np.take_along_axis(closeness, nearest, axis=1)
 
 
 def _by_split(kind: str, clusters: Sequence[Sequence[Case]], what: str, noun: str, *, alone: Severity) -> list[Finding]:

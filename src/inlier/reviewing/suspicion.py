@@ -9,11 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inlier.data.manifest import Photo
-from inlier.findings import suspicious_labels
+from inlier.findings import nearest_photos, suspicious_labels
 from inlier.outputs import as_text
 
 SUREST_LABEL, LEAST_LABEL = 0.95, 0.8
 """Suspicion of the surest and of the last photo that lies deep among those of another label."""
+
+FAR = 1.0
+"""Spreads beyond the median distance to the nearest from which on a photo is far from all else."""
+_OF_NORMAL = 1.4826  # what makes a median absolute deviation the standard deviation, if that distance were normal
 
 AS_NORMAL = 0.5
 """P-value from which on a photo that counts as anomalous looks as normal as can be."""
@@ -44,8 +48,9 @@ def suspect(
     """What is suspicious about each photo's label.
 
     Photos that count as normal, as most of the bank does, and have a p-value of at most ``rate``: the smaller, the
-    more suspicious, equals by score. Photos that count as anomalous and whose p-value is at least one half. And photos
-    that lie deep among those of another label, as ``inlier doctor`` finds them.
+    more suspicious, equals by score. Likewise those of them that lie far from the photos most like them, whatever
+    detector the model has. Photos that count as anomalous and whose p-value is at least one half. And photos that lie
+    deep among those of another label, as ``inlier doctor`` finds them.
 
     Args:
         photos: N photos, as the data have them.
@@ -55,9 +60,10 @@ def suspect(
         kin: As for ``findings.suspicious_labels``.
         rate: P-value up to which a normal photo is not accepted.
     """
-    found = _odd(photos, scores, p_values, rate)
+    odd = _odd(photos, scores, p_values, rate)
+    far = _far(photos, embeddings, kin, rate)
     deep = _deep(photos, embeddings, kin)
-    return [of | deep.get(photo, Suspicion()) for photo, of in zip(photos, found, strict=True)]
+    return [a | b | deep.get(photo, Suspicion()) for photo, a, b in zip(photos, odd, far, strict=True)]
 
 
 def _odd(
@@ -75,6 +81,31 @@ def _odd(
             found.append(Suspicion(value, f"It counts as normal, and looks odder than {share} of the normal photos."))
         else:
             found.append(Suspicion())
+    return found
+
+
+def _far(
+    photos: Sequence[Photo], embeddings: NDArray[np.float32], kin: Sequence[NDArray[np.int64]], rate: float
+) -> list[Suspicion]:
+    """Photos that count as normal, and lie far from the nearest few of those by mean cosine distance."""
+    found = [Suspicion()] * len(photos)
+    bank = np.array([place for place, photo in enumerate(photos) if photo.is_anomalous is not True], dtype=np.int64)
+    if len(bank) < 2:
+        return found
+    distances = np.zeros(len(bank), dtype=np.float64)
+    for part, _, closeness in nearest_photos(embeddings[bank], [of[bank] for of in kin]):
+        is_known = np.isfinite(closeness)
+        nearby = np.where(is_known, closeness, 0).sum(axis=1) / np.maximum(is_known.sum(axis=1), 1)
+        distances[part] = np.where(is_known.any(axis=1), 1 - nearby, 0)  # none to compare with says nothing
+    middle = np.median(distances)
+    spread = _OF_NORMAL * np.median(np.abs(distances - middle))
+    for place, distance in zip(bank.tolist(), distances.tolist(), strict=True):
+        p = (distances >= distance).mean()
+        if distance > middle + FAR * spread and p <= rate:
+            share = f"{1 - p:.0%}" if p >= 0.005 else "nearly all"
+            found[place] = Suspicion(
+                1 - p, f"Even the photos most like it are less so than those of {share} of the others."
+            )
     return found
 
 
