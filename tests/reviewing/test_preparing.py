@@ -64,7 +64,7 @@ def test_wrong_labels_come_first_with_a_reason(review: Review) -> None:
     by_name = {Path(photo.path).name: photo for photo in queue}
     for name in ("cat.png", "landscape.png"):
         assert by_name[name].suspicion > 0.8
-        assert by_name[name].suspicion_reason.startswith("It counts as normal, and looks odder than ")
+        assert "It counts as normal, and looks odder than " in by_name[name].suspicion_reason
     assert all(0 <= photo.suspicion <= 1 for photo in review.photos())
 
 
