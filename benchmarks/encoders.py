@@ -25,7 +25,7 @@ from inlier.features.backbone import Backbone, all_layers
 from inlier.features.networks import layers_as_deep
 from inlier.features.runtime import RUNTIMES, Runtime
 from inlier.model import package_versions
-from inlier.outputs import write_whole
+from near_duplicates import check_markers, put_between
 
 ENCODERS = (
     ("efficientnet_lite0", 224),
@@ -44,7 +44,6 @@ ENCODERS = (
     ("samvit_base_patch16", 512),
     ("samvit_base_patch16", 1024),
 )
-BEGIN, END = "<!-- encoders -->", "<!-- /encoders -->"
 
 
 def main() -> None:
@@ -54,9 +53,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="photos that are timed, after one that is not")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the numbers")
-    parser.add_argument("--write", type=Path, help=f"put the table between {BEGIN} and {END} of this file")
+    parser.add_argument("--write", type=Path, help="put the results between the markers of this page")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.write:
+        check_markers(arguments.write, "encoders")
     if arguments.one:
         name, size, runtime = arguments.one
         print(json.dumps(measure(name, int(size), runtime, arguments.repeats, arguments.threads)))
@@ -75,9 +76,7 @@ def main() -> None:
         record = {"versions": package_versions(), "threads": arguments.threads, "encoders": rows}
         arguments.json.write_text(json.dumps(record, indent=2) + "\n")
     if arguments.write:
-        text = arguments.write.read_text(encoding="utf-8")
-        before, _, rest = text.partition(BEGIN)
-        write_whole(arguments.write, f"{before}{BEGIN}\n{lines}\n{END}{rest.partition(END)[2]}")
+        put_between(arguments.write, "encoders", lines)
 
 
 def measure(name: str, size: int, runtime: Runtime, repeats: int, threads: int) -> dict[str, Any]:

@@ -33,13 +33,12 @@ from inlier.exporting.graph import score_spread
 from inlier.exporting.parity import MAX_AUROC_DROP, Compared, compare
 from inlier.exporting.portable import Portable
 from inlier.model import Model
-from inlier.outputs import write_whole
 from inlier.workflow import fit, inspect_photos
+from near_duplicates import check_markers, put_between
 
 SETS = "mvtec-bottle,piston"
 MAX_TIMED = 40
 RUNTIME = Path("node_modules/onnxruntime-web")
-BEGIN, END = "<!-- export -->", "<!-- /export -->"
 
 
 def main() -> None:
@@ -52,8 +51,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--onnxruntime-web", type=Path, default=RUNTIME, help="the npm package; for the page")
     parser.add_argument("--json", type=Path, help="write the numbers")
-    parser.add_argument("--write", type=Path, help=f"put the table between {BEGIN} and {END} of this file")
+    parser.add_argument("--write", type=Path, help="put the results between the markers of this page")
     arguments = parser.parse_args()
+    if arguments.write:
+        check_markers(arguments.write, "export")
     torch.set_num_threads(arguments.threads)
     rows = []
     for name in arguments.sets.split(","):
@@ -63,9 +64,7 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
     if arguments.write:
-        text = arguments.write.read_text(encoding="utf-8")
-        before, _, rest = text.partition(BEGIN)
-        write_whole(arguments.write, f"{before}{BEGIN}\n{table(rows)}\n{END}{rest.partition(END)[2]}")
+        put_between(arguments.write, "export", table(rows))
 
 
 def measure(name: str, data: Manifest, num_threads: int, repeats: int, runtime: Path) -> dict[str, Any]:

@@ -41,13 +41,12 @@ from inlier.detectors.regional import Regional
 from inlier.errors import ConfigError
 from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.model import package_versions, transform_of
-from inlier.outputs import write_whole
 from inlier.reading import Reader, normal_groups
 from inlier.workflow import fit, inspect_photos
+from near_duplicates import check_markers, put_between
 
 DETECTORS = ("combined", "patchcore", "photo-neighbors")
 KINDS = ("foreground", "grabcut")
-BEGIN, END = "<!-- regions -->", "<!-- /regions -->"
 DRAWN_SIZE = (300, 400)
 
 
@@ -60,8 +59,10 @@ def main() -> None:
     parser.add_argument("--backbone", default=None, help="a name, or a BACKBONE folder")
     parser.add_argument("--num-drawn", type=int, default=40, help="photos that are drawn to learn from, and to judge")
     parser.add_argument("--json", type=Path, help="write the numbers")
-    parser.add_argument("--write", type=Path, help=f"put the tables between {BEGIN} and {END} of this file")
+    parser.add_argument("--write", type=Path, help="put the results between the markers of this page")
     arguments = parser.parse_args()
+    if arguments.write:
+        check_markers(arguments.write, "regions")
     drawn = measure_drawn(arguments.num_drawn, arguments.backbone)
     print(drawn_table(drawn), flush=True)
     found = sorted(path.name for path in arguments.root.iterdir() if path.is_dir())
@@ -73,10 +74,7 @@ def main() -> None:
         record = {"versions": package_versions(), "arguments": vars(arguments), "rows": rows, "drawn": drawn}
         arguments.json.write_text(json.dumps(record, indent=2, default=str) + "\n")
     if arguments.write:
-        text = arguments.write.read_text(encoding="utf-8")
-        before, _, rest = text.partition(BEGIN)
-        tables = f"{table(rows)}\n\n{drawn_table(drawn)}"
-        write_whole(arguments.write, f"{before}{BEGIN}\n{tables}\n{END}{rest.partition(END)[2]}")
+        put_between(arguments.write, "regions", f"{table(rows)}\n\n{drawn_table(drawn)}")
 
 
 def measure(name: str, data: Manifest, backbone_name: str | None, max_photos: int) -> list[dict[str, Any]]:

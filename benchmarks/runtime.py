@@ -31,8 +31,8 @@ from inlier.features.backbone import Backbone
 from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.features.runtime import Precision, Runtime, best_precision, best_runtime, open_trunk
 from inlier.model import package_versions
-from inlier.outputs import write_whole
 from inlier.reading import Reader, normal_groups
+from near_duplicates import check_markers, put_between
 
 PAIRS: tuple[tuple[Runtime, Precision], ...] = (
     ("torch", "float32"),
@@ -42,7 +42,6 @@ PAIRS: tuple[tuple[Runtime, Precision], ...] = (
 )
 BATCHES = (1, 8, 32)
 DETECTORS = ("combined", "patchcore")
-BEGIN, END = "<!-- runtime -->", "<!-- /runtime -->"
 
 
 def main() -> None:
@@ -54,8 +53,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the numbers")
-    parser.add_argument("--write", type=Path, help=f"put the tables between {BEGIN} and {END} of this file")
+    parser.add_argument("--write", type=Path, help="put the results between the markers of this page")
     arguments = parser.parse_args()
+    if arguments.write:
+        check_markers(arguments.write, "runtime")
     torch.set_num_threads(arguments.threads)
     pairs = [pair for pair in PAIRS if pair[0] == "torch" or best_runtime("cpu") == "openvino"]
     speeds = measure_speed(pairs, arguments.repeats)
@@ -76,9 +77,7 @@ def main() -> None:
         record = {"versions": package_versions(), "speed": speeds, "quality": found}
         arguments.json.write_text(json.dumps(record, indent=2) + "\n")
     if arguments.write:
-        text = arguments.write.read_text(encoding="utf-8")
-        before, _, rest = text.partition(BEGIN)
-        write_whole(arguments.write, f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
+        put_between(arguments.write, "runtime", table)
 
 
 def measure_speed(pairs: Sequence[tuple[Runtime, Precision]], repeats: int) -> list[dict[str, Any]]:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
+from inlier.data.drawing.wear import round_off
+
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Points = Sequence[tuple[float, float]]
@@ -141,19 +143,10 @@ def _writing(digits: str, rng: np.random.Generator, turn: float) -> list[NDArray
         lift = rng.normal(0, 0.04)
         for points in hand[digit]:
             shaky = np.array(points) + rng.normal(0, 0.025, (len(points), 2))
-            strokes.append(_round_off(shaky) @ slant + (place * (narrow + 0.22), lift))
+            strokes.append(round_off(shaky) @ slant + (place * (narrow + 0.22), lift))
     middle = (np.concatenate(strokes).min(axis=0) + np.concatenate(strokes).max(axis=0)) / 2
     turned = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     return [(stroke - middle) @ turned for stroke in strokes]
-
-
-def _round_off(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A poly-line, shape (N, 2), with its corners cut twice (Chaikin's scheme)."""
-    for _ in range(2):
-        near, far = corners[:-1], corners[1:]
-        cut = np.stack([0.75 * near + 0.25 * far, 0.25 * near + 0.75 * far], axis=1).reshape(-1, 2)
-        corners = np.concatenate([corners[:1], cut, corners[-1:]])
-    return corners
 
 
 def _draw(strokes: Sequence[NDArray[np.float64]], shape: tuple[int, ...], width: float) -> NDArray[np.float32]:

@@ -1,4 +1,5 @@
-"""What several tests share: a small generated data set, a model fitted on it, the command line, and PostgreSQL."""
+"""What several tests share: a small generated data set, a model fitted on it, the command line, a browser, and
+PostgreSQL."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -24,6 +25,8 @@ from inlier.workflow import fit
 
 TINY = {"input": {"size": 64}, "backbone": {"precision": "float32"}, "fit": {"augment": 0}}
 """Sections that make everything small, and equal on every machine."""
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="session")
@@ -156,3 +159,15 @@ def postgres_server() -> Iterator[str]:
     finally:
         subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL, cwd="/")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")  # as long as it is open, nothing else in this thread can run an event loop
+def browser() -> Iterator[Any]:
+    """Chromium without a window."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()

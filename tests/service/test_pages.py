@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -100,34 +99,28 @@ def site(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
 def test_pages_fit_and_complain_of_nothing(
-    site: str, photos: list[bytes], tmp_path: Path, width: int, scheme: Any
+    site: str, browser: Any, photos: list[bytes], tmp_path: Path, width: int, scheme: Any
 ) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("Chromium is not installed")
     (tmp_path / "photo.jpg").write_bytes(photos[-1])
     complaints: list[str] = []
-    with playwright.sync_playwright() as run:
-        browser = run.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(site)
-        page.set_input_files("input[type=file]", tmp_path / "photo.jpg")
-        page.click("button.main")
-        page.wait_for_selector(".outcome img.heat")
-        assert page.evaluate("document.querySelector('img.heat').naturalWidth") > 0
-        for path in ("/", "/drift", "/login"):
-            page.goto(site + path)
-            overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            assert overflow <= 0, path
-            assert page.evaluate("document.querySelectorAll('h1').length") == 1
-        page.fill("#key", "Ann")
-        page.click("button.main")
-        page.wait_for_url(site + "/")
-        assert "Ann" in page.inner_text(".who")
-        page.click("text=Log out")
-        page.wait_for_url(site + "/login")
-        browser.close()
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(site)
+    page.set_input_files("input[type=file]", tmp_path / "photo.jpg")
+    page.click("button.main")
+    page.wait_for_selector(".outcome img.heat")
+    assert page.evaluate("document.querySelector('img.heat').naturalWidth") > 0
+    for path in ("/", "/drift", "/login"):
+        page.goto(site + path)
+        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert overflow <= 0, path
+        assert page.evaluate("document.querySelectorAll('h1').length") == 1
+    page.fill("#key", "Ann")
+    page.click("button.main")
+    page.wait_for_url(site + "/")
+    assert "Ann" in page.inner_text(".who")
+    page.click("text=Log out")
+    page.wait_for_url(site + "/login")
+    page.close()
     assert complaints == []

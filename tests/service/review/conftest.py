@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,8 +30,6 @@ from inlier.service.review.routes import review_router
 from inlier.service.review.standalone import create_review_app
 from inlier.service.review.workbench import Workbench
 from inlier.service.security import add_security
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 Opener = Callable[..., Workbench]
 
@@ -106,15 +103,3 @@ def _served(app: FastAPI) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(30)
-
-
-@pytest.fixture(scope="module")  # as long as it is open, nothing else in this thread can run an event loop
-def browser() -> Iterator[Any]:
-    """Chromium without a window."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()

@@ -109,14 +109,14 @@ def _chalk_number(surface: Surface, rng: np.random.Generator, colour: Colour) ->
     paths: list[tuple[list[Point], float]] = []
     for place in range(int(rng.integers(1, 3))):
         digit = np.array(_DIGITS[int(rng.integers(10))])
-        shaky = _round_off(digit + rng.normal(0, 0.025, digit.shape))
+        shaky = round_off(digit + rng.normal(0, 0.025, digit.shape))
         points = (shaky @ slanted + (0.8 * size * place, 0)) @ upright + corner
         paths.append(([(x, y) for x, y in points.tolist()], size * rng.uniform(0.1, 0.15)))
     grain = smooth(0.75 + 0.5 * surface.noise(rng, 0.03, num_octaves=2))
     surface.paint(0.9 * surface.strokes(paths) * grain, colour, 0.0)
 
 
-def _round_off(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+def round_off(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     """A poly-line, shape (N, 2), with its corners cut twice (Chaikin's scheme); shape (4 N - 2, 2)."""
     for _ in range(2):
         near, far = corners[:-1], corners[1:]
