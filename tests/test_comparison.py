@@ -52,6 +52,8 @@ class Channel:
 class Pixels(Backbone):
     """A backbone whose only map is the photo itself."""
 
+    is_on_cpu = False  # nothing to prepare
+
     def __init__(self) -> None:
         torch.nn.Module.__init__(self)
         self.mean, self.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

@@ -204,14 +204,14 @@ def test_an_interrupted_inspection_goes_on_and_ends_alike(
     photos = [*data.photos, Photo(tmp_path / "none.jpg", "test")] * 2
     photos = photos[:46]
     inspect_to_folder(model, photos, tmp_path / "whole")
-    inspect_photos = workflow.inspect_photos
+    map_inspections = workflow.map_inspections
 
     def stop(*arguments: Any, **options: Any) -> Iterator[Any]:
-        yield from itertools.islice(inspect_photos(*arguments, **options), num_done)
+        yield from itertools.islice(map_inspections(*arguments, **options), num_done)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(workflow, "inspect_photos", stop)
+        patch.setattr(workflow, "map_inspections", stop)
         with pytest.raises(Killed):
             inspect_to_folder(model, photos, tmp_path / "stopped")
     assert not (tmp_path / "stopped" / "report.html").exists()

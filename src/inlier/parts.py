@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -165,35 +165,50 @@ def inspect_pieces(
         text: What is done with writing: none, read or ignore.
         advance: Told of each photo.
     """
-    inspections = _inspect(model, [photo for piece in pieces for photo in piece.photos], text, workers)
+    shown = _inspect(model, [photo for piece in pieces for photo in piece.photos], heatmaps, text, workers)
     schema = pa.schema([*verdict_schema(text), *_CARD])
     for piece in pieces:
         rows, files, absent = [], [], []
-        for place, (inspection, inscription) in enumerate(islice(inspections, len(piece.photos))):
-            is_drawn = heatmaps == "all" or (heatmaps == "flagged" and inspection.verdict.verdict in _FLAGGED)
-            heat = _heat(model, inspection, is_drawn)
-            rows.append(_row(model, inspection, heat) | text_row(inscription, text))
-            if is_drawn and heat is not None:
-                files.append((_file_name(inspection, piece.first + place), encode(heat, longest_side=1024, quality=85)))
+        for place, (drawn, inscription) in enumerate(islice(shown, len(piece.photos))):
+            rows.append(drawn.row | text_row(inscription, text))
+            if drawn.heatmap is not None:
+                files.append((_file_name(drawn.row["path"], piece.first + place), drawn.heatmap))
             path = piece.photos[place].path
-            if inspection.pixels is None and isinstance(path, Path) and not os.path.exists(path):
+            if drawn.row["verdict"] == "unreadable" and isinstance(path, Path) and not os.path.exists(path):
                 absent.append(path)
             advance(1)
         yield Part(piece.number, pa.Table.from_pylist(rows, schema=schema), tuple(files), tuple(absent))
 
 
+class _Drawn(NamedTuple):
+    """A photo's row, and its heatmap's file, if there is one."""
+
+    row: dict[str, Any]
+    heatmap: bytes | None
+
+
 def _inspect(
-    model: Judge, photos: Sequence[Photo], text: str, workers: int
-) -> Iterator[tuple[Inspection, Inscription | None]]:
+    model: Judge, photos: Sequence[Photo], heatmaps: str, text: str, workers: int
+) -> Iterator[tuple[_Drawn, Inscription | None]]:
+    """Photos drawn for the report, each in the thread that inspected it, if there are several."""
+    draw = partial(_draw, model, heatmaps)
     if isinstance(model, Independent):
-        return ((inspection, None) for inspection in model.inspect_photos(photos, workers=workers))
+        return ((draw(inspection), None) for inspection in model.inspect_photos(photos, workers=workers))
     from inlier.model import Model
-    from inlier.workflow import inspect_photos
+    from inlier.workflow import map_inspections
 
     assert isinstance(model, Model)
     if text != "none":
-        return inspect_inscribed(model, photos, ignores=text == "ignore", workers=workers)
-    return ((inspection, None) for inspection in inspect_photos(model, photos, workers=workers))
+        inscribed = inspect_inscribed(model, photos, ignores=text == "ignore", workers=workers)
+        return ((draw(inspection), inscription) for inspection, inscription in inscribed)
+    return ((drawn, None) for drawn in map_inspections(draw, model, photos, workers=workers))
+
+
+def _draw(model: Judge, heatmaps: str, inspection: Inspection) -> _Drawn:
+    is_kept = heatmaps == "all" or (heatmaps == "flagged" and inspection.verdict.verdict in _FLAGGED)
+    heat = _heat(model, inspection, is_kept)
+    file = encode(heat, longest_side=1024, quality=85) if is_kept and heat is not None else None
+    return _Drawn(_row(model, inspection, heat), file)
 
 
 @contextmanager
@@ -287,6 +302,6 @@ def _reason(model: Judge, inspection: Inspection, reason: Evidence) -> dict[str,
     }
 
 
-def _file_name(inspection: Inspection, number: int) -> str:
-    stem = re.sub(r"[^\w.-]+", "_", Path(inspection.verdict.path).stem)[:60]
+def _file_name(path: str, number: int) -> str:
+    stem = re.sub(r"[^\w.-]+", "_", Path(path).stem)[:60]
     return f"{number:06d}-{stem}.webp"

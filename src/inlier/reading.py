@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inlier.data.loader import load_batches
+from inlier.data.loader import Batch, map_batches
 from inlier.data.manifest import NORMAL_LABELS, Manifest, Photo, digest_file
 from inlier.data.transforms import Transform, to_photo
 from inlier.data.views import View
@@ -45,6 +46,16 @@ class Link:
 
 Put = Callable[[dict[int, Tensor], list[Photo]], None]
 """Given maps, for each layer shape (B, C, h, w), and of each of the B records the photo that it shows."""
+
+
+class _Seen(NamedTuple):
+    """What became of a batch: its records' thumbnails and maps, {} if no photo could be read."""
+
+    photos: tuple[Photo, ...]
+    pixels: tuple[NDArray[np.uint8], ...]
+    unreadable: tuple[tuple[Photo, str], ...]
+    thumbnails: list[bytes]
+    maps: dict[int, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,29 +119,45 @@ class Reader:
     ) -> list[bytes]:
         """Runs the backbone, and returns a thumbnail of each record, empty where there are too many."""
         thumbnails: list[bytes] = []
+        is_parallel = self.workers > 0 and len(photos) > 1 and self.backbone.is_on_cpu
+        if is_parallel:
+            self.backbone.prepare(self.transform.size)
+
+        def look(batch: Batch) -> _Seen:
+            return self._look_at(batch, views, has_thumbnails=len(thumbnails) < MAX_THUMBNAILS)
+
+        batches = map_batches(look, photos, self.transform, workers=self.workers, is_parallel=is_parallel)
+        with closing(batches):
+            for seen in batches:
+                for photo, pixels in zip(seen.photos, seen.pixels, strict=True):
+                    self.notice(photo, pixels)
+                for thumbnail in seen.thumbnails:
+                    thumbnails.append(thumbnail if len(thumbnails) < MAX_THUMBNAILS else b"")
+                if seen.photos:
+                    put(seen.maps, [photo for photo in seen.photos for _ in range(1 + len(views))])
+                self.unreadable.extend(seen.unreadable)
+                advance(len(seen.photos) + len(seen.unreadable))
+        return thumbnails
+
+    def _look_at(self, batch: Batch, views: Sequence[View], *, has_thumbnails: bool) -> _Seen:
+        """Decoded photos as records, in whatever thread."""
+        thumbnails: list[bytes] = []
+        images: list[Tensor] = []
 
         def keep(pixels: NDArray[np.uint8]) -> None:
-            is_kept = len(thumbnails) < MAX_THUMBNAILS
-            thumbnails.append(encode(pixels, longest_side=_THUMBNAIL_PX, quality=70) if is_kept else b"")
+            thumbnails.append(encode(pixels, longest_side=_THUMBNAIL_PX, quality=70) if has_thumbnails else b"")
 
-        for batch in load_batches(photos, self.transform, workers=self.workers):
-            images: list[Tensor] = []
-            for photo, pixels, image in zip(batch.photos, batch.pixels, batch.images, strict=True):
-                self.notice(photo, pixels)
-                keep(pixels)
-                images.append(image)
-                region = _region_of(image, pixels)
-                for view in views:
-                    altered = view.apply(pixels)
-                    keep(altered)
-                    of_view = None if region is None else view.apply(region)[..., 0] > 127
-                    images.append(self.transform.to_tensor(altered, of_view))
-            if images:
-                owners = [photo for photo in batch.photos for _ in range(1 + len(views))]
-                put(self.backbone.extract(torch.stack(images)), owners)
-            self.unreadable.extend(batch.unreadable)
-            advance(len(batch.photos) + len(batch.unreadable))
-        return thumbnails
+        for pixels, image in zip(batch.pixels, batch.images, strict=True):
+            keep(pixels)
+            images.append(image)
+            region = _region_of(image, pixels)
+            for view in views:
+                altered = view.apply(pixels)
+                keep(altered)
+                of_view = None if region is None else view.apply(region)[..., 0] > 127
+                images.append(self.transform.to_tensor(altered, of_view))
+        maps = self.backbone.extract(torch.stack(images)) if images else {}
+        return _Seen(batch.photos, batch.pixels, batch.unreadable, thumbnails, maps)
 
     def _append(self, maps: dict[int, Tensor], owners: list[Photo]) -> None:
         self.cache.append(maps, **self._about(owners))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from inlier.build import backbone_facts, build_backbone, build_components, build_detector, resolve
 from inlier.config import Config
-from inlier.data.loader import Batch, load_batches
+from inlier.data.loader import Batch, map_batches
 from inlier.data.manifest import Manifest, Photo
 from inlier.data.remote import real_path
 from inlier.data.views import View, hand_held_views
@@ -25,6 +26,8 @@ from inlier.model import Model, package_versions, transform_of
 from inlier.outputs import as_text
 from inlier.reading import Reader, has_components, normal_groups
 from inlier.records import Inspection, Verdict
+
+Result = TypeVar("Result")
 
 Progress = Callable[[str, int], Callable[[int], None]]
 """Given a task and its number of steps, returns what is to be told of steps done."""
@@ -139,14 +142,41 @@ def inspect_photos(
         model: Fitted.
         photos: Which photos; nothing but their paths is looked at.
         batch_size: Photos that are scored together; it changes no score.
-        workers: Threads that decode.
+        workers: Threads that decode, on a CPU where those that compute do not; 0: none besides the one that asks.
     """
+    return map_inspections(lambda inspection: inspection, model, photos, batch_size=batch_size, workers=workers)
+
+
+def map_inspections(
+    function: Callable[[Inspection], Result],
+    model: Model,
+    photos: Sequence[Photo],
+    *,
+    batch_size: int = 8,
+    workers: int = 2,
+) -> Iterator[Result]:
+    """What a function makes of the inspection of each photo, in the order given, in the thread that inspected it.
+
+    Args:
+        function: Called in any thread, and of several photos at a time.
+        model: As for ``inspect_photos``.
+        photos: Likewise.
+        batch_size: Likewise.
+        workers: Likewise.
+    """
+
+    def walk(batch: Batch) -> dict[Photo, Result]:
+        return {photo: function(inspection) for photo, inspection in inspect_batch(model, batch).items()}
+
+    is_parallel = workers > 0 and len(photos) > batch_size and model.backbone.is_on_cpu
+    if is_parallel:
+        model.backbone.prepare(model.transform.size)
     ahead = workers if len(photos) > 1 else 0  # one photo alone is decoded sooner than a thread begins
-    batches = load_batches(photos, model.transform, batch_size=batch_size, workers=ahead)
-    for number, batch in enumerate(batches):
-        outcomes = inspect_batch(model, batch)
-        for photo in photos[number * batch_size : (number + 1) * batch_size]:
-            yield outcomes[photo]
+    batches = map_batches(walk, photos, model.transform, batch_size=batch_size, workers=ahead, is_parallel=is_parallel)
+    with closing(batches):
+        for number, outcomes in enumerate(batches):
+            for photo in photos[number * batch_size : (number + 1) * batch_size]:
+                yield outcomes[photo]
 
 
 def inspect_batch(model: Model, batch: Batch, *, is_doubtful: Sequence[bool] | None = None) -> dict[Photo, Inspection]:

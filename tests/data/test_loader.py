@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from inlier.data import loader
 from inlier.data.images import read_image
-from inlier.data.loader import load_batches
+from inlier.data.loader import Batch, load_batches, map_batches
 from inlier.data.manifest import Photo
 from inlier.data.transforms import Transform
 
@@ -81,6 +82,66 @@ def test_decoding_stays_ahead_but_not_far(photos: list[Photo], monkeypatch: pyte
 def test_threads_end_with_the_photos(photos: list[Photo]) -> None:
     list(load_batches(photos, TRANSFORM, workers=2))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def names_in(batch: Batch) -> tuple[list[str], list[str]]:
+    return [photo.path.stem for photo in batch.photos], [photo.path.stem for photo, _ in batch.unreadable]
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("is_parallel", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_worked_on_in_order(photos: list[Photo], workers: int, is_parallel: bool) -> None:
+    given = map_batches(names_in, photos, TRANSFORM, batch_size=4, workers=workers, is_parallel=is_parallel)
+    assert list(given) == [(["0", "1", "2"], ["3"]), (["6", "7"], ["4", "5"]), (["8", "9"], [])]
+    assert list(map_batches(names_in, [], TRANSFORM, workers=workers, is_parallel=is_parallel)) == []
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_lanes_share_the_threads_and_work_beside_each_other(photos: list[Photo]) -> None:
+    all_at_work = threading.Barrier(3)
+
+    def work(batch: Batch) -> tuple[int, str]:
+        all_at_work.wait(10)
+        return torch.get_num_threads(), threading.current_thread().name
+
+    given = list(map_batches(work, photos * 3, TRANSFORM, batch_size=5, is_parallel=True))
+    assert {number for number, _ in given} == {1} and len({name for _, name in given}) == 3
+    assert torch.get_num_threads() == 3
+    of_new_thread: list[int] = []
+    thread = threading.Thread(target=lambda: of_new_thread.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert of_new_thread == [3]
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("is_parallel", [False, True])
+def test_lanes_end_when_nobody_asks_on_and_with_a_bug(photos: list[Photo], is_parallel: bool) -> None:
+    seen: list[str] = []
+
+    def work(batch: Batch) -> None:
+        seen.extend(photo.path.stem for photo in batch.photos)
+        if "6" in seen:
+            raise KeyError("bug")
+
+    results = map_batches(work, photos * 50, TRANSFORM, batch_size=3, is_parallel=is_parallel)
+    next(results)
+    with pytest.raises(KeyError, match="bug"):
+        list(results)
+    early = map_batches(names_in, photos * 50, TRANSFORM, batch_size=3, is_parallel=is_parallel)
+    next(early)
+    early.close()
+    assert len(seen) < 100
+    assert not [of for of in threading.enumerate() if of.name.startswith(("lane", "decode"))]
 
 
 def test_bugs_are_not_unreadable_photos(photos: list[Photo], monkeypatch: pytest.MonkeyPatch) -> None:

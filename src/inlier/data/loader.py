@@ -1,14 +1,15 @@
-"""Photos -> batches of tensors, decoding ahead of the model that consumes them."""
+"""Photos -> batches of tensors, decoding ahead of the model that consumes them, or beside it."""
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,12 @@ from inlier.data.images import read_image, read_mask
 from inlier.data.manifest import Photo
 from inlier.data.transforms import Transform
 from inlier.errors import ImageReadError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MAX_LANES = 8
+"""Batches that are worked on at once, at most: more would hold more photos, and the processors are busy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +80,48 @@ def load_batches(
     return _batches(decoded, transform.size, batch_size)
 
 
+def map_batches(
+    function: Callable[[Batch], Result],
+    photos: Sequence[Photo],
+    transform: Transform,
+    *,
+    batch_size: int = 8,
+    workers: int = 2,
+    is_parallel: bool,
+) -> Generator[Result, None, None]:
+    """What a function makes of each batch of ``load_batches``, in order.
+
+    In parallel, each batch is decoded and worked on by one thread from beginning to end, with its share of the threads
+    that PyTorch computes with here: nobody waits within a batch, as several threads on one photo do, and none for
+    another's decoding. So it is where the processor computes; a GPU is fed by one thread, and others decode ahead.
+
+    Args:
+        function: Called in any thread, and of several batches at a time.
+        photos: As for ``load_batches``.
+        transform: Likewise.
+        batch_size: Likewise.
+        workers: Likewise; 0 does everything when it is asked for, in the thread that asks.
+        is_parallel: Whether batches are worked on beside each other, if there are threads to do so.
+
+    Raises:
+        ValueError: One of the numbers is too small.
+    """
+    batches = load_batches(photos, transform, batch_size=batch_size, workers=workers)
+    chunks = [photos[start : start + batch_size] for start in range(0, len(photos), batch_size)]
+    num_lanes = min(torch.get_num_threads(), MAX_LANES, len(chunks))
+    if not is_parallel or not workers or num_lanes < 2:
+        with closing(batches):
+            yield from map(function, batches)
+        return
+
+    def work(chunk: Sequence[Photo]) -> Result:
+        (batch,) = load_batches(chunk, transform, batch_size=batch_size, workers=0)
+        return function(batch)
+
+    with _lanes(num_lanes) as pool, closing(_map_ahead(pool, work, chunks, ahead=num_lanes)) as results:
+        yield from results
+
+
 def _batches(
     decoded: Generator[_Readable | _Unreadable, None, None], size: int, batch_size: int
 ) -> Generator[Batch, None, None]:
@@ -91,16 +140,48 @@ def _decode_ahead(
     photos: Sequence[Photo], transform: Transform, workers: int, ahead: int
 ) -> Generator[_Readable | _Unreadable, None, None]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-    pending: deque[Future[_Readable | _Unreadable]] = deque()
+    with pool, closing(_map_ahead(pool, lambda photo: _decode(photo, transform), photos, ahead=ahead)) as decoded:
+        yield from decoded
+
+
+def _map_ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int
+) -> Generator[Result, None, None]:
+    """Results in order, of which so many more are asked for; what has not begun when it is closed never does."""
+    pending: deque[Future[Result]] = deque()
     try:
-        for photo in photos:
-            pending.append(pool.submit(_decode, photo, transform))
+        for item in items:
+            pending.append(pool.submit(function, item))
             if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        for future in pending:
+            future.cancel()
+
+
+@contextmanager
+def _lanes(size: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads, of which each has its share of those that PyTorch computes with in this one."""
+    num_threads = torch.get_num_threads()
+    have_begun = threading.Barrier(size + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # the first call of a thread takes over the number that was last set anywhere
+        torch.set_num_threads(max(1, num_threads // size))
+        have_begun.wait()
+
+    with ThreadPoolExecutor(size, thread_name_prefix="lane") as pool:
+        try:
+            for _ in range(size):
+                pool.submit(begin)
+            have_begun.wait()
+            torch.set_num_threads(num_threads)  # for threads to come
+        except BaseException:
+            have_begun.abort()  # those that wait would wait for ever
+            raise
+        yield pool
 
 
 def _decode_all(photos: Sequence[Photo], transform: Transform) -> Generator[_Readable | _Unreadable, None, None]:

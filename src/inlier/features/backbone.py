@@ -201,6 +201,19 @@ class Backbone(nn.Module):
         num_patches = -(-height // self.strides[0]) * -(-width // self.strides[0])
         return max(1, min(MICRO_BATCH, MAX_PATCHES // num_patches))
 
+    @property
+    def is_on_cpu(self) -> bool:
+        """Whether the processor runs it, and no GPU."""
+        kind: str = next(self.network.parameters()).device.type
+        return kind == "cpu"
+
+    def prepare(self, size: int) -> None:
+        """Makes what ``extract`` runs in, for photos of this height and width, in pixels.
+
+        It computes with the threads that the caller has: a thread among others has a few, and calls this not itself.
+        """
+        self._open_trunk(torch.empty(2, 3, size, size, device="meta"))
+
     @torch.inference_mode()
     def extract(self, images: Tensor) -> dict[int, Tensor]:
         """Feature maps for a detector: no gradients, in ``precision``, handed out as float32.

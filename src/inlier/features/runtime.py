@@ -11,6 +11,8 @@ import threading
 import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any, Literal, get_args
 
 import torch
@@ -186,10 +188,11 @@ class _Compiled:
         self._lock = threading.Lock()  # models of equal weights share it, and may be in several threads
 
     def __call__(self, images: Tensor) -> list[Tensor]:
+        one_by_one = len(images) == 1 and torch.get_num_threads() >= self._num_threads  # not beside other threads
         with self._lock:
-            trunk = self._way(one_by_one=len(images) == 1) or self._way(one_by_one=len(images) > 1)
-            assert trunk is not None  # one of them was checked before this was handed out
-            return trunk(images)
+            trunk = self._way(one_by_one=one_by_one) or self._way(one_by_one=not one_by_one)
+        assert trunk is not None  # one of them was checked before this was handed out
+        return trunk(images)
 
     def is_close(self, *, one_by_one: bool) -> bool:
         """Whether it gives the network's maps."""
@@ -217,32 +220,50 @@ class _Compiled:
 
 
 def _in_openvino(requests: Sequence[Any]) -> Trunk:
-    """A network of which as many pieces of a batch are computed at once as there are requests."""
+    """A network that computes as many pieces of a batch at once as it has requests, and its caller has threads.
 
-    def take(request: Any) -> list[Tensor]:
-        request.wait()
-        return [torch.from_numpy(output.data.copy()) for output in request.output_tensors]
+    Several threads may call it at a time; whoever finds no request free waits for one.
+    """
+    free: SimpleQueue[Any] = SimpleQueue()
+    for request in requests:
+        free.put(request)
 
     def extract(images: Tensor) -> list[Tensor]:
-        photos = images.contiguous()
-        pieces = torch.split(photos, PIECE)
-        taken: list[list[Tensor]] = []
-        under_way: deque[Any] = deque()
+        held = [free.get()]
         try:
-            for number, piece in enumerate(pieces):
-                if len(under_way) == len(requests):
-                    taken.append(take(under_way.popleft()))
-                request = requests[number % len(requests)]
-                request.start_async([piece.numpy()], share_inputs=True)
-                under_way.append(request)
-            while under_way:
-                taken.append(take(under_way.popleft()))
+            with suppress(Empty):
+                while len(held) < torch.get_num_threads():
+                    held.append(free.get_nowait())
+            return _spread(images.contiguous(), held)
         finally:
-            for request in under_way:  # interrupted: it reads from photos that will be gone
-                request.wait()
-        return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*taken, strict=True)]
+            for request in held:
+                free.put(request)
 
     return extract
+
+
+def _spread(photos: Tensor, requests: Sequence[Any]) -> list[Tensor]:
+    """The network's maps of photos, a piece of them in each request at a time."""
+    taken: list[list[Tensor]] = []
+    under_way: deque[Any] = deque()
+    try:
+        for number, piece in enumerate(torch.split(photos, PIECE)):
+            if len(under_way) == len(requests):
+                taken.append(_take(under_way.popleft()))
+            request = requests[number % len(requests)]
+            request.start_async([piece.numpy()], share_inputs=True)
+            under_way.append(request)
+        while under_way:
+            taken.append(_take(under_way.popleft()))
+    finally:
+        for request in under_way:  # interrupted: it reads from photos that will be gone
+            request.wait()
+    return [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*taken, strict=True)]
+
+
+def _take(request: Any) -> list[Tensor]:
+    request.wait()
+    return [torch.from_numpy(output.data.copy()) for output in request.output_tensors]
 
 
 def _trace(network: nn.Module, size: tuple[int, int]) -> Any:
