@@ -12,7 +12,10 @@ import pytest
 SRC = Path(__file__).parents[1] / "src" / "inlier"
 LAYERS = (  # folder and files, from low to high; a new file takes its place here
     ("", "errors records config outputs databases sharing processes scale"),
-    ("data.", "modes remote images tables layouts manifest splits transforms loader statistics views cutpaste squares"),
+    (
+        "data.",
+        "modes remote images tables layouts manifest splits transforms shares loader statistics views cutpaste squares",
+    ),
     ("data.text.", "reading strokes"),
     (
         "data.intake.",

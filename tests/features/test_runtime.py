@@ -239,3 +239,23 @@ def test_models_of_equal_weights_may_be_in_several_threads(images: Tensor) -> No
     with ThreadPoolExecutor(4) as pool:
         given = list(pool.map(lambda place: trunk(images[place % 8 : place % 8 + 3])[0], range(64)))
     assert all(torch.allclose(features, wanted[place % 8], atol=1e-5) for place, features in enumerate(given))
+
+
+@needs_openvino
+def test_a_thread_among_others_takes_one_photo_the_way_that_is_there(images: Tensor) -> None:
+    """Compiling another way for the odd last photo of many would take longer than the photo."""
+    network = networks()["stages"].network
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        trunk, _ = open_trunk(network, images, name="odd photo", runtime="openvino", precision="float32")
+        assert isinstance(trunk, module._Compiled) and [*trunk._ways] == [2]
+        torch.set_num_threads(1)
+        alone = trunk(images[:1])[0]
+        assert [*trunk._ways] == [2]
+        torch.set_num_threads(2)
+        assert torch.allclose(trunk(images[:1])[0], alone, atol=1e-5) and [*trunk._ways] == [2, 1]
+        torch.set_num_threads(1)
+        assert torch.allclose(trunk(images[:1])[0], alone, atol=1e-5)
+    finally:
+        torch.set_num_threads(before)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from inlier.service import batching
+from inlier.service import batching, inspecting
 from inlier.service.refusals import Refusal
 from inlier.service.settings import Limits
 
@@ -18,7 +18,7 @@ JPEG = {"content-type": "image/jpeg"}
 
 
 class Gate:
-    """Holds the thread that inspects until it is opened; tells how many photos came together."""
+    """Holds the only thread that inspects until it is opened; tells how many photos came together."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open, self.sizes = threading.Event(), list[int]()
@@ -30,6 +30,7 @@ class Gate:
             judge(jobs)
 
         monkeypatch.setattr(batching, "judge", held)
+        monkeypatch.setattr(inspecting, "num_lanes", lambda: 1)
 
 
 @pytest.fixture
@@ -147,6 +148,23 @@ def test_the_verdict_is_in_the_record_before_the_answer_leaves(
     assert ask(client, photos[0]).status_code == 200
     order.append("answered")
     assert order == ["recorded", "answered"]
+
+
+def test_batches_are_inspected_beside_each_other(
+    make_client: Callable[..., TestClient], photos: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_at_work, judge = threading.Barrier(2), batching.judge
+
+    def judged(jobs: list[Any]) -> None:
+        both_at_work.wait(60)
+        judge(jobs)
+
+    monkeypatch.setattr(batching, "judge", judged)
+    monkeypatch.setattr(inspecting, "num_lanes", lambda: 2)
+    client = make_client()
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda photo: ask(client, photo), photos[:2]))
+    assert [answer.status_code for answer in answers] == [200, 200]
 
 
 def test_a_closed_loop_does_not_stop_the_line() -> None:

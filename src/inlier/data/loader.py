@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -18,14 +17,12 @@ from torch import Tensor
 
 from inlier.data.images import read_image, read_mask
 from inlier.data.manifest import Photo
+from inlier.data.shares import num_lanes, open_pool
 from inlier.data.transforms import Transform
 from inlier.errors import ImageReadError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-MAX_LANES = 8
-"""Batches that are worked on at once, at most: more would hold more photos, and the processors are busy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +105,8 @@ def map_batches(
     """
     batches = load_batches(photos, transform, batch_size=batch_size, workers=workers)
     chunks = [photos[start : start + batch_size] for start in range(0, len(photos), batch_size)]
-    num_lanes = min(torch.get_num_threads(), MAX_LANES, len(chunks))
-    if not is_parallel or not workers or num_lanes < 2:
+    size = min(num_lanes(), len(chunks))
+    if not is_parallel or not workers or size < 2:
         with closing(batches):
             yield from map(function, batches)
         return
@@ -118,7 +115,7 @@ def map_batches(
         (batch,) = load_batches(chunk, transform, batch_size=batch_size, workers=0)
         return function(batch)
 
-    with _lanes(num_lanes) as pool, closing(_map_ahead(pool, work, chunks, ahead=num_lanes)) as results:
+    with open_pool(size, name="lane") as pool, closing(_map_ahead(pool, work, chunks, ahead=size)) as results:
         yield from results
 
 
@@ -139,7 +136,7 @@ def _batches(
 def _decode_ahead(
     photos: Sequence[Photo], transform: Transform, workers: int, ahead: int
 ) -> Generator[_Readable | _Unreadable, None, None]:
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    pool = open_pool(workers, name="decode", each=1)
     with pool, closing(_map_ahead(pool, lambda photo: _decode(photo, transform), photos, ahead=ahead)) as decoded:
         yield from decoded
 
@@ -159,29 +156,6 @@ def _map_ahead(
     finally:
         for future in pending:
             future.cancel()
-
-
-@contextmanager
-def _lanes(size: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads, of which each has its share of those that PyTorch computes with in this one."""
-    num_threads = torch.get_num_threads()
-    have_begun = threading.Barrier(size + 1)
-
-    def begin() -> None:
-        torch.get_num_threads()  # the first call of a thread takes over the number that was last set anywhere
-        torch.set_num_threads(max(1, num_threads // size))
-        have_begun.wait()
-
-    with ThreadPoolExecutor(size, thread_name_prefix="lane") as pool:
-        try:
-            for _ in range(size):
-                pool.submit(begin)
-            have_begun.wait()
-            torch.set_num_threads(num_threads)  # for threads to come
-        except BaseException:
-            have_begun.abort()  # those that wait would wait for ever
-            raise
-        yield pool
 
 
 def _decode_all(photos: Sequence[Photo], transform: Transform) -> Generator[_Readable | _Unreadable, None, None]:

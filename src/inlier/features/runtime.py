@@ -188,8 +188,9 @@ class _Compiled:
         self._lock = threading.Lock()  # models of equal weights share it, and may be in several threads
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        one_by_one = len(images) == 1 and torch.get_num_threads() >= self._num_threads  # not beside other threads
         with self._lock:
+            may_compile = torch.get_num_threads() >= self._num_threads  # others have a use for all of them
+            one_by_one = len(images) == 1 and (may_compile or 1 in self._ways)
             trunk = self._way(one_by_one=one_by_one) or self._way(one_by_one=not one_by_one)
         assert trunk is not None  # one of them was checked before this was handed out
         return trunk(images)

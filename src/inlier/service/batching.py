@@ -1,7 +1,8 @@
-"""A bounded line of photos: decoded by a few threads, inspected together by one, recorded together by another.
+"""A bounded line of photos: decoded by a few threads, inspected together by a few, recorded together by one.
 
-The network uses all processors inside, so one thread that asks it is enough. A batch is made of what waits, and never
-waited for: one client alone is served at once, and under load, while a batch is inspected, the next one gathers.
+Where a CPU computes, several batches are inspected beside each other, each with its share of the processors, and one
+alone with all of them; a GPU is asked by one thread. A batch is made of what waits, and never waited for: one client
+alone is served at once, and under load, while batches are inspected, the next one gathers.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from inlier.data.loader import Batch
 from inlier.data.manifest import Photo
+from inlier.data.shares import Shares, open_pool
 from inlier.data.transforms import Transform
 from inlier.errors import ImageReadError
 from inlier.features.runtime import MICRO_BATCH
@@ -101,17 +102,20 @@ class Job:
 class Line:
     """Photos that are taken and not yet answered, and the threads that work on them."""
 
-    def __init__(self, limits: Limits, *, workers: int, record: Callable[[list[Job]], None]) -> None:
+    def __init__(
+        self, limits: Limits, *, workers: int, record: Callable[[list[Job]], None], num_lanes: int = 1
+    ) -> None:
         """Starts the threads.
 
         Args:
             limits: How many photos, and how large they may be.
             workers: Threads that decode.
             record: Keeps the verdicts of several photos; called by one thread.
+            num_lanes: Threads that inspect, which share those that PyTorch computes with.
         """
         self._limits, self._record = limits, record
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        self._inspect = _Stage("inspect", self._judge, most=MICRO_BATCH, on_done=self._pass_on)
+        self._pool = open_pool(workers, name="decode", each=1)
+        self._inspect = _Stage("inspect", self._judge, most=MICRO_BATCH, on_done=self._pass_on, size=num_lanes)
         self._keep = _Stage("record", record, most=MAX_RECORDED, on_done=self._finish)
         self._lock = threading.Lock()
         self.num_waiting, self.is_stopping = 0, False
@@ -267,15 +271,24 @@ def _read(job: Job, max_pixels: int) -> None:
 
 
 class _Stage:
-    """A thread that takes what waits, up to so many, and does one thing with all of it."""
+    """Threads that take what waits, up to so many, and do one thing with all of it."""
 
     def __init__(
-        self, name: str, work: Callable[[list[Job]], None], *, most: int, on_done: Callable[[list[Job]], None]
+        self,
+        name: str,
+        work: Callable[[list[Job]], None],
+        *,
+        most: int,
+        on_done: Callable[[list[Job]], None],
+        size: int = 1,
     ) -> None:
         self._work, self._most, self._on_done = work, most, on_done
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._shares, self._lock, self._num_busy = Shares(size), threading.Lock(), 0
+        self._threads = [threading.Thread(target=self._run, name=name, daemon=True) for _ in range(size)]
+        for thread in self._threads:
+            thread.start()
+        self._shares.settle()
 
     def put(self, job: Job) -> None:
         """Adds one to what waits."""
@@ -283,10 +296,13 @@ class _Stage:
 
     def close(self) -> None:
         """Does what waits, and ends."""
-        self._queue.put(None)
-        self._thread.join()
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
+        self._shares.take()
         is_open = True
         while is_open:
             jobs: list[Job] = []
@@ -303,9 +319,17 @@ class _Stage:
                 self._do(jobs)
 
     def _do(self, jobs: list[Job]) -> None:
+        with self._lock:
+            self._num_busy += 1
+            is_alone = self._num_busy == 1 and self._queue.empty()
+        if len(self._threads) > 1:
+            self._shares.adjust(is_alone=is_alone)
         try:
             self._work(jobs)
         except Exception as error:  # whatever it is, these requests must end, and the next ones be served
             for job in jobs:
                 job.failure = job.failure or error
+        finally:
+            with self._lock:
+                self._num_busy -= 1
         self._on_done(jobs)

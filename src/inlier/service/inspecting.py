@@ -8,6 +8,7 @@ import uuid
 from pathlib import PurePath
 from typing import Any
 
+from inlier.data.shares import num_lanes
 from inlier.records import Evidence, Inspection
 from inlier.service.batching import Job, Line
 from inlier.service.drifting import Drift
@@ -56,7 +57,8 @@ class Inspections:
         self.heat = HeatCache()
         self.rate, self.room = Rate(settings.limits.rate), Room(settings.limits.max_held_bytes)
         self.models = Models(settings, metrics, on_change=self.drift.begin)
-        self.line = Line(settings.limits, workers=settings.workers, record=self._record_jobs)
+        lanes = num_lanes() if settings.device == "cpu" else 1
+        self.line = Line(settings.limits, workers=settings.workers, record=self._record_jobs, num_lanes=lanes)
         metrics.waiting.set_function(lambda: self.line.num_waiting)
         metrics.held.set_function(lambda: self.room.taken)
 

@@ -86,7 +86,7 @@ class Models:
         self.refused: dict[str, str] = {}
         for name in self._folders:
             self._use(self._load(name))
-        self._end = threading.Event()
+        self._end, self._num_threads = threading.Event(), torch.get_num_threads()
         self._thread = threading.Thread(target=self._watch, name="models", daemon=True)
         self._thread.start()
 
@@ -146,6 +146,8 @@ class Models:
                 logger.error("model refused", extra={"about": {"model": name, "reason": self.refused[name]}})
 
     def _watch(self) -> None:
+        torch.get_num_threads()  # takes over what was set last, by whoever inspects
+        torch.set_num_threads(self._num_threads)
         while not self._end.wait(self._settings.reload_seconds):
             self.look()
 
