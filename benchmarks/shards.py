@@ -1,7 +1,7 @@
 """What is lost when PatchCore learns in shards: covering radius and AUROC, against one exact coreset over everything.
 
     python benchmarks/shards.py DATA_ROOT --out results [--only magnetic-tile,piston] [--shards 1,2,4,8,16]
-        [--bank-rows 5000,1000] [--max-photos 400] [--split test]
+        [--bank-rows 5000,1000] [--max-photos 400] [--split test] [--write docs/updating.md]
 
 DATA_ROOT holds one folder a data set, in any form that inlier reads. Features are read once; then every number of
 shards learns from the same normal photos of ``train``, whole groups to a shard, and merges in a tree. The covering
@@ -34,6 +34,7 @@ from inlier.detectors.protocol import Mergeable, mergeable
 from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.model import package_versions
 from inlier.reading import Reader, normal_groups
+from near_duplicates import check_markers, command, put_between
 
 SECTIONS: dict[str, dict[str, Any]] = {"fit": {"detector": "patchcore"}, "patchcore": {}}
 
@@ -49,7 +50,10 @@ def main() -> None:
     parser.add_argument("--max-photos", type=int, default=400, help="normal photos to learn from, of each set")
     parser.add_argument("--split", default="test", choices=("dev", "test"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", type=Path, help="put the table between the markers of this page")
     arguments = parser.parse_args()
+    if arguments.write:
+        check_markers(arguments.write, "shards")
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for name in arguments.only.split(","):
@@ -57,7 +61,16 @@ def main() -> None:
         record = {"arguments": vars(arguments), "versions": package_versions(), "rows": rows}
         (arguments.out / "shards.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
         (arguments.out / "shards.md").write_text(to_markdown(rows))  # after each set: an interrupted run has these
-    print(to_markdown(rows))
+    text = to_markdown(rows) + f"\n`{command()}`, torch {package_versions()['torch']}; {fingerprints(rows)}."
+    print(text)
+    if arguments.write:
+        put_between(arguments.write, "shards", text)
+
+
+def fingerprints(rows: Sequence[dict[str, Any]]) -> str:
+    """Which data were measured."""
+    of_sets = {row["set"]: row["data_fingerprint"][:12] for row in rows}
+    return "data " + ", ".join(f"{name} {of}" for name, of in of_sets.items())
 
 
 def measure(name: str, data: Manifest, arguments: argparse.Namespace) -> list[dict[str, Any]]:
