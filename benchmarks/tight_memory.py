@@ -5,7 +5,7 @@ photos (or on DATA), under ``--memory-budget``, and looks every 50 ms at the res
 What the budget is for is the search: the processes that run trials, and the one that looks on. Those that read the
 photos, fit the winner and judge it on test load the network too, and are told apart.
 
-    python benchmarks/tight_memory.py [DATA] [--budget 1GiB] [--trials 200]
+    python benchmarks/tight_memory.py [DATA] [--budget 1GiB] [--trials 200] [--write docs/tuning.md]
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from pathlib import Path
 
 from inlier.build import parse_bytes
 from inlier.data.synthetic_folders import write_dataset
+from intake import machine
+from near_duplicates import check_markers, put_between
+from near_duplicates import command as shown
 
 SPACE = {
     "layers": '["1,2,3,4", "1,2,3", "1,2,4", "1,3,4"]',
@@ -37,7 +40,10 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="?", help="photos; left out, they are generated")
     parser.add_argument("--budget", default="1GiB")
     parser.add_argument("--trials", type=int, default=200)
+    parser.add_argument("--write", type=Path, help="put what came of it between the markers of this page")
     args = parser.parse_args()
+    if args.write:
+        check_markers(args.write, "tight memory")
     with tempfile.TemporaryDirectory() as folder:
         data = args.data or _generated(Path(folder) / "data")
         out = Path(folder) / "search"
@@ -51,12 +57,16 @@ def main() -> None:
     of_trials = max(peak for number, peak in peaks.items() if str(number) in workers)
     others = max((peak for number, peak in peaks.items() if str(number) not in workers), default=0)
     budget, counts = parse_bytes(args.budget), report["counts"]
-    print(
+    lines = [
         f"{len(report['trials'])} trials: {counts['complete']} complete, {counts['pruned']} ended early, "
-        f"{counts['failed']} failed, {counts['reduced']} reduced to fit"
-    )
-    print(f"peak of the processes that ran trials: {of_trials / 2**20:.0f} MiB, {of_trials / budget:.0%} of the budget")
-    print(f"peak of the processes that read the photos, looked on and concluded: {others / 2**20:.0f} MiB")
+        f"{counts['failed']} failed, {counts['reduced']} reduced to fit",
+        f"peak of the processes that ran trials: {of_trials / 2**20:.0f} MiB, {of_trials / budget:.0%} of the budget",
+        f"peak of the processes that read the photos, looked on and concluded: {others / 2**20:.0f} MiB",
+    ]
+    print("\n".join(lines))
+    if args.write:
+        listed = "\n".join(f"- {line}" for line in lines)
+        put_between(args.write, "tight memory", f"{listed}\n\n`{shown()}`, {machine()}.")
 
 
 def _generated(folder: Path) -> Path:
