@@ -94,10 +94,18 @@ def test_a_plain_function_is_mapped_and_keeps_to_its_threads(on: Workers) -> Non
 
 
 @places(here=False)
-def test_results_wait_for_a_slow_one_only_if_they_are_to_be_in_order(on: Workers) -> None:
-    items = [f"__import__('time').sleep({1 if item == 0 else 0}) or {item}" for item in range(12)]
-    assert list(map_items(EVAL, items, on=on)) == list(range(12))
-    as_done = list(map_items(EVAL, items, on=on, in_order=False))
+def test_results_wait_for_a_slow_one_only_if_they_are_to_be_in_order(on: Workers, tmp_path: Path) -> None:
+    """The first item takes a second longer than another, however late a busy machine begins a second worker."""
+
+    def items(done: Path) -> list[str]:
+        waits = (
+            f"[__import__('time').sleep(0.05) for _ in iter(lambda: __import__('os').path.exists({str(done)!r}), True)]"
+        )
+        others = [f"open({str(done)!r}, 'w').close() or {item}" for item in range(1, 12)]
+        return [f"len({waits}) * 0 or __import__('time').sleep(1) or 0", *others]
+
+    assert list(map_items(EVAL, items(tmp_path / "one"), on=on)) == list(range(12))
+    as_done = list(map_items(EVAL, items(tmp_path / "other"), on=on, in_order=False))
     assert sorted(as_done) == list(range(12)) and as_done[0] != 0
 
 
