@@ -52,7 +52,12 @@ SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of everythi
 DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu or cuda.", autocompletion=among("auto", "cpu", "cuda"))
 ]
-WorkersOption = Annotated[int, typer.Option("--workers", min=0, help="Threads that decode photos.")]
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        "--workers", min=0, help="Threads that decode photos; on a CPU, unless it is 0, those that compute do."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print a machine-readable result on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 NormalOption = Annotated[
