@@ -29,6 +29,14 @@ TINY = {"input": {"size": 64}, "backbone": {"precision": "float32"}, "fit": {"au
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+@pytest.fixture
+def set_num_threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads PyTorch computes with; after the test they are as many as before."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a manifest: 18 normal photos to fit on, in three visits; dev and test with defects and masks."""

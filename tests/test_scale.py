@@ -309,12 +309,9 @@ def test_a_search_on_several_nodes_needs_a_database_for_all(data: Manifest, tmp_
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
+def one_thread(set_num_threads: Callable[[int], None]) -> None:
     """As many as workers on a cluster compute with; sums in other orders differ in their last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    set_num_threads(1)
 
 
 @pytest.mark.slow

@@ -82,17 +82,15 @@ def test_scores_depend_on_neither_batch_size_nor_order(model: Model, data: Manif
     np.testing.assert_allclose(shuffled, alone[order], rtol=1e-3, atol=1e-4)
 
 
-def test_several_batches_at_once_change_neither_a_model_nor_a_verdict(model: Model, data: Manifest) -> None:
+def test_several_batches_at_once_change_neither_a_model_nor_a_verdict(
+    model: Model, data: Manifest, set_num_threads: Callable[[int], None]
+) -> None:
     photos = [*data.photos] * 2
-    before = torch.get_num_threads()
     fitted, given = [], []
-    try:
-        for num_threads in (1, 3):
-            torch.set_num_threads(num_threads)
-            fitted.append(fit(QUICK, data)[0])
-            given.append([of.verdict for of in inspect_photos(model, photos, batch_size=5)])
-    finally:
-        torch.set_num_threads(before)
+    for num_threads in (1, 3):
+        set_num_threads(num_threads)
+        fitted.append(fit(QUICK, data)[0])
+        given.append([of.verdict for of in inspect_photos(model, photos, batch_size=5)])
     assert fitted[0].references == fitted[1].references
     states = [of.detector.state_dict() for of in fitted]
     assert all(torch.allclose(tensor, states[1][name], rtol=1e-5) for name, tensor in states[0].items())

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -85,11 +85,8 @@ def test_threads_end_with_the_photos(photos: list[Photo]) -> None:
 
 
 @pytest.fixture
-def three_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
+def three_threads(set_num_threads: Callable[[int], None]) -> None:
+    set_num_threads(3)
 
 
 def names_in(batch: Batch) -> tuple[list[str], list[str]]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,11 +10,8 @@ from inlier.data.shares import MAX_LANES, Shares, num_lanes, open_pool
 
 
 @pytest.fixture(autouse=True)
-def eight_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(8)
-    yield
-    torch.set_num_threads(before)
+def eight_threads(set_num_threads: Callable[[int], None]) -> None:
+    set_num_threads(8)
 
 
 def number_in_a_new_thread() -> int:

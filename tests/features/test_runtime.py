@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -242,20 +243,18 @@ def test_models_of_equal_weights_may_be_in_several_threads(images: Tensor) -> No
 
 
 @needs_openvino
-def test_a_thread_among_others_takes_one_photo_the_way_that_is_there(images: Tensor) -> None:
+def test_a_thread_among_others_takes_one_photo_the_way_that_is_there(
+    images: Tensor, set_num_threads: Callable[[int], None]
+) -> None:
     """Compiling another way for the odd last photo of many would take longer than the photo."""
     network = networks()["stages"].network
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        trunk, _ = open_trunk(network, images, name="odd photo", runtime="openvino", precision="float32")
-        assert isinstance(trunk, module._Compiled) and [*trunk._ways] == [2]
-        torch.set_num_threads(1)
-        alone = trunk(images[:1])[0]
-        assert [*trunk._ways] == [2]
-        torch.set_num_threads(2)
-        assert torch.allclose(trunk(images[:1])[0], alone, atol=1e-5) and [*trunk._ways] == [2, 1]
-        torch.set_num_threads(1)
-        assert torch.allclose(trunk(images[:1])[0], alone, atol=1e-5)
-    finally:
-        torch.set_num_threads(before)
+    set_num_threads(2)
+    trunk, _ = open_trunk(network, images, name="odd photo", runtime="openvino", precision="float32")
+    assert isinstance(trunk, module._Compiled) and [*trunk._ways] == [2]
+    set_num_threads(1)
+    alone = trunk(images[:1])[0]
+    assert [*trunk._ways] == [2]
+    set_num_threads(2)
+    assert torch.allclose(trunk(images[:1])[0], alone, atol=1e-5) and [*trunk._ways] == [2, 1]
+    set_num_threads(1)
+    assert torch.allclose(trunk(images[:1])[0], alone, atol=1e-5)
