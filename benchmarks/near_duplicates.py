@@ -357,9 +357,13 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def command() -> str:
-    """What was asked for, with the places of data left out."""
-    options = [DATA_ROOT if Path(word).is_dir() else word for word in sys.argv[1:]]
+    """What was asked for, with the places of data left out: folders that are not below this one."""
+    options = [DATA_ROOT if _is_elsewhere(Path(word)) else word for word in sys.argv[1:]]
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *options])
+
+
+def _is_elsewhere(folder: Path) -> bool:
+    return folder.is_dir() and not folder.resolve().is_relative_to(Path.cwd())
 
 
 DATA_ROOT = "DATA_ROOT"

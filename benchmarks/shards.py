@@ -1,22 +1,25 @@
 """What is lost when PatchCore learns in shards: covering radius and AUROC, against one exact coreset over everything.
 
     python benchmarks/shards.py DATA_ROOT --out results [--only magnetic-tile,piston] [--shards 1,2,4,8,16]
-        [--bank-rows 5000,1000] [--max-photos 400] [--split test] [--write docs/updating.md]
+        [--bank-rows 5000,1000] [--max-photos 400] [--left-out 0.01] [--draws 5] [--split test]
+        [--write docs/updating.md]
 
 DATA_ROOT holds one folder a data set, in any form that inlier reads. Features are read once; then every number of
 shards learns from the same normal photos of ``train``, whole groups to a shard, and merges in a tree. The covering
 radius is the largest distance of any patch of these photos to the bank. Beside it stands the AUROC on the split, with
 95 % intervals over groups, and its difference from that of the exact bank. A bank of at most so many rows is measured
-for each of ``--bank-rows``: a small one is chosen twice, a large one joined from the shards' shares. The table is
-written as Markdown and JSON.
+for each of ``--bank-rows``: a small one is chosen twice, a large one joined from the shards' shares. How much a
+difference says is told by exact coresets that lack a share of ``--left-out`` of the photos, drawn ``--draws`` times:
+what their AUROC differs by from that of all photos is chance. The tables are written as Markdown and JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,7 @@ from inlier.detectors.protocol import Mergeable, mergeable
 from inlier.features.cache import FeatureCache, FeatureSet
 from inlier.model import package_versions
 from inlier.reading import Reader, normal_groups
-from near_duplicates import check_markers, command, put_between
+from near_duplicates import check_markers, command, put_between, table
 
 SECTIONS: dict[str, dict[str, Any]] = {"fit": {"detector": "patchcore"}, "patchcore": {}}
 
@@ -48,6 +51,8 @@ def main() -> None:
     parser.add_argument("--shards", default="1,2,4,8,16", help="numbers of shards, separated by commas")
     parser.add_argument("--bank-rows", default="5000,1000", help="rows of the bank at most, separated by commas")
     parser.add_argument("--max-photos", type=int, default=400, help="normal photos to learn from, of each set")
+    parser.add_argument("--left-out", type=float, default=0.01, help="share of photos that an exact coreset may lack")
+    parser.add_argument("--draws", type=int, default=5, help="how many such coresets")
     parser.add_argument("--split", default="test", choices=("dev", "test"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", type=Path, help="put the table between the markers of this page")
@@ -92,15 +97,26 @@ def measure(name: str, data: Manifest, arguments: argparse.Namespace) -> list[di
         for bank_rows in (int(text) for text in arguments.bank_rows.split(",")):
             sized = merge(config, "patchcore", max_bank_rows=bank_rows)
             exact = measure_one(sized, [of_train], of_train, of_judged)
-            for num_shards in (int(text) for text in arguments.shards.split(",")):
-                if num_shards <= len(set(of_train.groups)):
-                    shards = split(of_train, num_shards, seed=arguments.seed)
-                    found = measure_one(sized, shards, of_train, of_judged)
-                    row = compare(exact, found, flags, of_judged.groups, seed=arguments.seed)
-                    about = {"set": name, "num_photos": len(of_train), "max_bank_rows": bank_rows, "shards": num_shards}
-                    rows.append(about | row | {"data_fingerprint": data.fingerprint()})
-                    print(json.dumps(rows[-1]), flush=True)
+            for about, shards in learned_from(of_train, arguments):
+                found = measure_one(sized, shards, of_train, of_judged)
+                row = compare(exact, found, flags, of_judged.groups, seed=arguments.seed)
+                rows.append({"set": name, "max_bank_rows": bank_rows} | about | row)
+                rows[-1]["data_fingerprint"] = data.fingerprint()
+                print(json.dumps(rows[-1]), flush=True)
     return rows
+
+
+def learned_from(train: FeatureSet, arguments: argparse.Namespace) -> Iterator[tuple[dict[str, Any], list[FeatureSet]]]:
+    """What to compare with the exact coreset: what a row of the table says of it, and the shards."""
+    for num_shards in (int(text) for text in arguments.shards.split(",")):
+        if num_shards <= len(set(train.groups)):
+            about = {"num_photos": len(train), "shards": num_shards}
+            yield about, split(train, num_shards, seed=arguments.seed)
+    generator = np.random.default_rng(arguments.seed)
+    num_kept = len(train) - math.ceil(arguments.left_out * len(train))
+    for _ in range(arguments.draws):
+        kept = sorted(generator.permutation(len(train))[:num_kept].tolist())
+        yield {"num_photos": num_kept, "shards": 1, "num_left_out": len(train) - num_kept}, [train.select(kept)]
 
 
 def split(features: FeatureSet, num_shards: int, *, seed: int) -> list[FeatureSet]:
@@ -172,6 +188,8 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- | ---: |",
     ]
     for row in rows:
+        if "num_left_out" in row:
+            continue
         auroc, low, high = row["auroc"]
         gain, least, most = row["gain"]
         lines.append(
@@ -179,7 +197,27 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
             f"{row['num_rows']:,} | {row['radius_ratio']:.3f} | {auroc:.3f} ({low:.3f} to {high:.3f}) | "
             f"{gain:+.4f} ({least:+.4f} to {most:+.4f}) | {row['seconds']:.1f} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + chance(rows)
+
+
+def chance(rows: Sequence[dict[str, Any]]) -> str:
+    """Within what AUROC changes when the exact coreset learns from a few photos less."""
+    found: dict[tuple[str, int, int], list[float]] = {}
+    for row in rows:
+        if number := row.get("num_left_out"):
+            found.setdefault((row["set"], row["max_bank_rows"], number), []).append(row["gain"][0])
+    titles = ("set", "rows at most", "exact coresets", "each without", "difference")
+    cells = [
+        [name, f"{bank_rows:,}", f"{len(gains)}", f"{number} photos" if number > 1 else "1 photo", span(gains)]
+        for (name, bank_rows, number), gains in found.items()
+    ]
+    shown = table(titles, cells)
+    return f"\n{shown}\n" if shown else ""
+
+
+def span(gains: Sequence[float]) -> str:
+    """From the least to the greatest."""
+    return f"{min(gains):+.4f} to {max(gains):+.4f}"
 
 
 if __name__ == "__main__":
