@@ -1,16 +1,17 @@
 """What is lost when PatchCore learns in shards: covering radius and AUROC, against one exact coreset over everything.
 
     python benchmarks/shards.py DATA_ROOT --out results [--only magnetic-tile,piston] [--shards 1,2,4,8,16]
-        [--bank-rows 5000,1000] [--max-photos 400] [--left-out 0.01] [--draws 5] [--split test]
+        [--bank-rows 5000,1000] [--budgets 128MiB,64MiB] [--max-photos 400] [--left-out 0.01] [--draws 5] [--split test]
         [--write docs/updating.md]
 
 DATA_ROOT holds one folder a data set, in any form that inlier reads. Features are read once; then every number of
-shards learns from the same normal photos of ``train``, whole groups to a shard, and merges in a tree. The covering
-radius is the largest distance of any patch of these photos to the bank. Beside it stands the AUROC on the split, with
-95 % intervals over groups, and its difference from that of the exact bank. A bank of at most so many rows is measured
-for each of ``--bank-rows``: a small one is chosen twice, a large one joined from the shards' shares. How much a
-difference says is told by exact coresets that lack a share of ``--left-out`` of the photos, drawn ``--draws`` times:
-what their AUROC differs by from that of all photos is chance. The tables are written as Markdown and JSON.
+shards learns from the same normal photos of ``train``, whole groups to a shard, and merges in a tree; and one stream
+learns from them within each of ``--budgets``, where the others have room for all. The covering radius is the largest
+distance of any patch of these photos to the bank. Beside it stands the AUROC on the split, with 95 % intervals over
+groups, and its difference from that of the exact bank. A bank of at most so many rows is measured for each of
+``--bank-rows``: a small one is chosen twice, a large one joined from the shards' shares. How much a difference says is
+told by exact coresets that lack a share of ``--left-out`` of the photos, drawn ``--draws`` times: what their AUROC
+differs by from that of all photos is chance. The tables are written as Markdown and JSON.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--only", default="magnetic-tile,piston", help="names of sets, separated by commas")
     parser.add_argument("--shards", default="1,2,4,8,16", help="numbers of shards, separated by commas")
     parser.add_argument("--bank-rows", default="5000,1000", help="rows of the bank at most, separated by commas")
+    parser.add_argument("--budgets", default="128MiB,64MiB", help="memory of a stream, separated by commas")
     parser.add_argument("--max-photos", type=int, default=400, help="normal photos to learn from, of each set")
     parser.add_argument("--left-out", type=float, default=0.01, help="share of photos that an exact coreset may lack")
     parser.add_argument("--draws", type=int, default=5, help="how many such coresets")
@@ -98,7 +100,8 @@ def measure(name: str, data: Manifest, arguments: argparse.Namespace) -> list[di
             sized = merge(config, "patchcore", max_bank_rows=bank_rows)
             exact = measure_one(sized, [of_train], of_train, of_judged)
             for about, shards in learned_from(of_train, arguments):
-                found = measure_one(sized, shards, of_train, of_judged)
+                within = merge(sized, "fit", memory_budget=about["budget"]) if "budget" in about else sized
+                found = measure_one(within, shards, of_train, of_judged)
                 row = compare(exact, found, flags, of_judged.groups, seed=arguments.seed)
                 rows.append({"set": name, "max_bank_rows": bank_rows} | about | row)
                 rows[-1]["data_fingerprint"] = data.fingerprint()
@@ -112,6 +115,8 @@ def learned_from(train: FeatureSet, arguments: argparse.Namespace) -> Iterator[t
         if num_shards <= len(set(train.groups)):
             about = {"num_photos": len(train), "shards": num_shards}
             yield about, split(train, num_shards, seed=arguments.seed)
+    for text in arguments.budgets.split(","):
+        yield {"num_photos": len(train), "shards": 1, "budget": text}, [train]
     generator = np.random.default_rng(arguments.seed)
     num_kept = len(train) - math.ceil(arguments.left_out * len(train))
     for _ in range(arguments.draws):
@@ -193,11 +198,16 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
         auroc, low, high = row["auroc"]
         gain, least, most = row["gain"]
         lines.append(
-            f"| {row['set']} | {row['num_photos']} | {row['max_bank_rows']:,} | {row['shards']} | "
+            f"| {row['set']} | {row['num_photos']} | {row['max_bank_rows']:,} | {shown(row)} | "
             f"{row['num_rows']:,} | {row['radius_ratio']:.3f} | {auroc:.3f} ({low:.3f} to {high:.3f}) | "
             f"{gain:+.4f} ({least:+.4f} to {most:+.4f}) | {row['seconds']:.1f} |"
         )
     return "\n".join(lines) + "\n" + chance(rows)
+
+
+def shown(row: dict[str, Any]) -> str:
+    """How many shards, or what memory one stream had."""
+    return f"one, in {row['budget']}" if "budget" in row else str(row["shards"])
 
 
 def chance(rows: Sequence[dict[str, Any]]) -> str:
@@ -211,8 +221,7 @@ def chance(rows: Sequence[dict[str, Any]]) -> str:
         [name, f"{bank_rows:,}", f"{len(gains)}", f"{number} photos" if number > 1 else "1 photo", span(gains)]
         for (name, bank_rows, number), gains in found.items()
     ]
-    shown = table(titles, cells)
-    return f"\n{shown}\n" if shown else ""
+    return f"\n{table(titles, cells)}\n" if cells else ""
 
 
 def span(gains: Sequence[float]) -> str:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import doctest
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -132,6 +132,22 @@ def test_a_stream_never_holds_more_than_its_capacity_and_still_covers_all_rows()
     assert torch.equal(kept, rows[tags])
     radius = float(torch.cdist(rows, kept).amin(dim=1).max())
     assert radius <= 2 * greedy_coreset(rows, 100).radius
+
+
+def test_a_stream_holds_little_of_what_it_covers_already() -> None:
+    rows = _clustered(4000, 6).repeat(3, 1) + 0.01 * _uniform(12_000, 6)
+    stream = CoresetStream(capacity=2000, num_kept=500)
+    held = []
+    for part, tag in zip(rows.split(200), torch.arange(len(rows)).split(200), strict=True):
+        stream.append(part, tag)
+        held.append(sum(len(rows) for rows in stream._rows))
+    num_reductions = sum(later < earlier for earlier, later in pairwise(held))
+    assert 1 <= num_reductions <= 3  # eight, if all were held
+    assert stream.num_seen == len(rows)
+    kept, tags = stream.finish(100)
+    assert torch.equal(kept, rows[tags])
+    radius = float(torch.cdist(rows, kept).amin(dim=1).max())
+    assert radius <= 1.3 * greedy_coreset(rows, 100).radius
 
 
 def test_a_stream_keeps_all_there_is_if_it_is_less_than_asked_for() -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from inlier.detectors.cover import Cover
+
 PROJECTED_WIDTH = 128
 """Numbers of a row by which a stream compares it, where it has more than twice as many."""
 
@@ -122,9 +124,13 @@ def _catch_up(
 class CoresetStream:
     """Rows that arrive bit by bit, reduced to a coreset of themselves whenever they would outgrow their room.
 
-    A coreset of coresets covers all rows: the radii of the reductions add up at most (Indyk et al., PODS 2014). Wide
-    rows are compared after a random projection, which keeps distances within a few percent (Johnson & Lindenstrauss
-    1984; Roth et al., section 3.2) and is the same for all streams; those kept are kept whole.
+    A coreset of coresets covers all rows: the radii of the reductions add up at most (Indyk et al., PODS 2014). That
+    leaves out no more: what the last coreset covers within its radius is as well covered as what that was chosen from.
+    So once there is a coreset, only those of new rows that it does not cover are held. In an archive, where most
+    patches resemble others, these are few, and the next reduction comes late and has less to go through.
+
+    Wide rows are compared after a random projection, which keeps distances within a few percent (Johnson &
+    Lindenstrauss 1984; Roth et al., section 3.2) and is the same for all streams; those kept are kept whole.
 
     Example:
         >>> stream = CoresetStream(capacity=1000, num_kept=500)
@@ -152,25 +158,31 @@ class CoresetStream:
         self._num_kept = num_kept
         self._rows: list[Tensor] = []
         self._tags: list[Tensor] = []
+        self._cover: Cover | None = None
 
     def append(self, rows: Tensor, tags: Tensor) -> None:
         """Adds rows, shape (N, D), and what is known of each, shape (N,), int64."""
         self.num_seen += len(rows)
+        if self._cover is not None:
+            is_new = ~self._cover.covers(_narrow(rows))
+            rows, tags = rows[is_new], tags[is_new]
         self._rows.append(rows)
         self._tags.append(tags)
         if sum(len(part) for part in self._rows) > self._capacity:
-            self._keep(self._num_kept)
+            rows, tags = self._take_all()
+            chosen = greedy_coreset(_narrow(rows), self._num_kept)
+            self._rows, self._tags = [rows[chosen.indices]], [tags[chosen.indices]]
+            self._cover = Cover(_narrow(self._rows[0]), radius=chosen.radius)
 
     def finish(self, num_rows: int) -> tuple[Tensor, Tensor]:
-        """At most ``num_rows`` of the rows, shape (M, D), and their tags, shape (M,)."""
-        self._keep(num_rows)
-        return self._rows[0], self._tags[0]
+        """At most ``num_rows`` of the rows, shape (M, D), and their tags, shape (M,); the stream is empty then."""
+        return reduced(*self._take_all(), num_rows)
 
-    def _keep(self, num_rows: int) -> None:
+    def _take_all(self) -> tuple[Tensor, Tensor]:
+        """Rows and tags, of which nothing is held any more, so that there is room for the selection."""
         rows, tags = torch.cat(self._rows), torch.cat(self._tags)
-        self._rows, self._tags = [], []  # so that the parts go before the selection begins
-        rows, tags = reduced(rows, tags, num_rows)
-        self._rows, self._tags = [rows], [tags]
+        self._rows, self._tags, self._cover = [], [], None
+        return rows, tags
 
 
 def reduced(rows: Tensor, tags: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:

@@ -30,8 +30,9 @@ PART_BYTES = 32 * 2**20
 ROW_BYTES = 40
 """What the selection of a coreset holds for each row beside its numbers: tags twice, length, bound, picks seen."""
 
-SPARE = 4
-"""Rows that the bank of a part of the photos has at most, for each of ``max_bank_rows``.
+SPARE = 2
+"""Rows that are kept on the way to a bank, for each of ``max_bank_rows`` at most: of a part of the photos, and of those
+of a stream that has outgrown its room.
 
 A part keeps its share of patches, as far as that goes: parts whose shares add up to the final bank are joined, and
 nothing is chosen twice. Where ``max_bank_rows`` cuts the final bank short, it is chosen among the rows that the parts
