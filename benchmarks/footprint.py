@@ -282,6 +282,8 @@ def draw(records: Sequence[Record], budget: str, path: Path) -> None:
     axes.axhline(ceiling, color="#b3261e", linestyle="--", label=f"base and budget of {budget}")
     axes.axhline(base["resident"] / 2**20, color="#777777", linestyle=":", label=f"base ({base['num_photos']} photos)")
     axes.set(xscale="log", xlabel="photos", ylabel="peak memory of inlier fit, MiB", ylim=(0, 1.1 * ceiling))
+    axes.set_xticks(numbers, [f"{number:,}" for number in numbers])
+    axes.minorticks_off()
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
