@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -64,7 +63,7 @@ def main() -> None:
         export_trunk(scratch / TRUNK)
         cold = list(time_cold(model, photo, scratch, repeats=arguments.cold_repeats))
     about = {
-        "command": shown_command(),
+        "command": command(),
         "machine": machine(),
         "versions": package_versions(),
         "budget": arguments.budget,
@@ -252,11 +251,6 @@ def spread(values: Sequence[float], *, digits: int = 1) -> str:
     middle = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
     found = f"{middle:,.{digits}f}"
     return found if len(ordered) == 1 else f"{found} ({ordered[0]:,.{digits}f} to {ordered[-1]:,.{digits}f})"
-
-
-def shown_command() -> str:
-    """What was asked for, without the places of data, and of files elsewhere their names alone."""
-    return shlex.join(Path(word).name if os.path.isabs(word) else word for word in shlex.split(command()))
 
 
 def from_page(figure: Path, page: Path) -> str:

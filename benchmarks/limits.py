@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from footprint import shown_command, spread
+from footprint import spread
 from inlier.data.loader import load_batches
 from inlier.data.manifest import Manifest, Photo
 from inlier.detectors.neighbors import FlatIndex
@@ -28,7 +28,7 @@ from inlier.features.runtime import multiplies_bfloat16
 from inlier.model import Model
 from inlier.workflow import fit, inspect_photos
 from intake import machine
-from near_duplicates import check_markers, put_between, table
+from near_duplicates import check_markers, command, put_between, table
 
 SIDE = 2048
 """Of the square matrices that tell what the machine can do."""
@@ -60,7 +60,7 @@ def main() -> None:
         rows = measure(model, looked_at, peaks, arguments.repeats)
         titles = (f"a photo, bank of {100 * ratio:g} %", "MFLOP", "at the peak, ms", "alone, ms")
         parts.append(table(titles, rows))
-    text = "\n\n".join([*parts, f"`{shown_command()}`, {machine()}."])
+    text = "\n\n".join([*parts, f"`{command()}`, {machine()}."])
     print(text)
     if arguments.write:
         put_between(arguments.write, "limits", text)

@@ -33,6 +33,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -357,13 +358,16 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def command() -> str:
-    """What was asked for, with the places of data left out: folders that are not below this one."""
-    options = [DATA_ROOT if _is_elsewhere(Path(word)) else word for word in sys.argv[1:]]
-    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *options])
+    """What was asked for, without the place of the data, and of what else lies elsewhere the name alone."""
+    words = [_shown(word, before) for before, word in pairwise(sys.argv)]
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 
-def _is_elsewhere(folder: Path) -> bool:
-    return folder.is_dir() and not folder.resolve().is_relative_to(Path.cwd())
+def _shown(word: str, before: str) -> str:
+    path = Path(word)
+    if not before.startswith("--") and path.is_dir() and not path.resolve().is_relative_to(Path.cwd()):
+        return DATA_ROOT
+    return path.name if path.is_absolute() else word
 
 
 DATA_ROOT = "DATA_ROOT"

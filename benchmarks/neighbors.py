@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from footprint import shown_command, spread
+from footprint import spread
 from inlier.build import build_backbone, build_detector, resolve
 from inlier.data.loader import load_batches
 from inlier.data.manifest import Manifest, Photo
@@ -34,7 +34,7 @@ from inlier.data.transforms import Transform
 from inlier.detectors.neighbors import FlatIndex
 from inlier.features.patches import embed_patches
 from intake import machine
-from near_duplicates import check_markers, put_between, table
+from near_duplicates import check_markers, command, put_between, table
 
 NUM_LOOKED_AT = 16
 SHARE_LOOKED_AT = 16
@@ -70,7 +70,7 @@ def main() -> None:
             shown = spread([1000 * of for of in seconds])
             rows.append([f"{len(chosen):,}", name, f"{built:.1f}", shown, f"{100 * same:.1f} %", f"{100 * off:.2f} %"])
     titles = ("rows", "index", "built in, s", "a photo, ms", "nearest row found", "distances off by")
-    text = table(titles, rows) + f"\n\n`{shown_command()}`, {len(looked_at[0])} patches a photo, {machine()}."
+    text = table(titles, rows) + f"\n\n`{command()}`, {len(looked_at[0])} patches a photo, {machine()}."
     print(text)
     if arguments.write:
         put_between(arguments.write, "neighbors", text)

@@ -29,13 +29,13 @@ from typing import Any
 
 import numpy as np
 
-from footprint import TRUNK, export_trunk, shown_command
+from footprint import TRUNK, export_trunk
 from inlier.data.manifest import Manifest, Photo
 from inlier.features.backbone import Backbone
 from inlier.features.runtime import multiplies_bfloat16
 from inlier.model import package_versions
 from intake import machine
-from near_duplicates import check_markers, put_between
+from near_duplicates import check_markers, command, put_between
 from peers_rows import MEASURES, QUICK, Bench, Plan
 from peers_tables import to_markdown
 
@@ -64,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
         bench = prepare(arguments, peers, data, Path(scratch))
         about = {
-            "command": shown_command(),
+            "command": command(),
             "machine": machine(),
             "data_fingerprint": data.fingerprint(),
             "num_learned": len(bench.learned),

@@ -28,14 +28,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from footprint import shown_command
 from inlier.data.images import read_image
 from inlier.data.transforms import Transform
 from inlier.inspection import PART_SIZE
 from inlier.model import package_versions
 from inlier.scale import Workers, map_items
 from intake import machine, write_photos
-from near_duplicates import check_markers, put_between, table
+from near_duplicates import check_markers, command, put_between, table
 
 PLANS = (1_000_000, 100_000_000)
 CORES = (16, 256)
@@ -58,7 +57,7 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), arguments.photos)
-    record = {"command": shown_command(), "machine": machine(), "versions": package_versions(), "per_photo": found}
+    record = {"command": command(), "machine": machine(), "versions": package_versions(), "per_photo": found}
     if arguments.json:
         arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     text = to_markdown(found, arguments.core_hour, arguments.terabyte_month)
