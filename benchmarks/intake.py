@@ -41,6 +41,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from inlier.data.synthetic import COMPONENTS, draw_component
 from inlier.model import package_versions
+from inlier.outputs import number_of
 from near_duplicates import check_markers, command, put_between, table
 
 SIZE = (4000, 3000)
@@ -266,7 +267,8 @@ def num_cores() -> int:
 def machine() -> str:
     """What it ran on."""
     versions = package_versions()
-    return f"{num_cores()} cores ({platform.machine()}), Python {versions['python']}, pillow {versions['pillow']}"
+    cores = f"{number_of(num_cores(), 'core')} ({platform.machine()})"
+    return f"{cores}, Python {versions['python']}, pillow {versions['pillow']}"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ LAYERS = (  # folder and files, from low to high; a new file takes its place her
     ("", "training"),
     (
         "detectors.",
-        "protocol cover coreset neighbors moments whitening anomaly_map foreground grabcut patchcore photo_neighbors "
+        "protocol neighbors cover coreset moments whitening anomaly_map foreground grabcut patchcore photo_neighbors "
         "components subspace reverse_distillation baselines crossfit combined regional",
     ),
     (

@@ -171,8 +171,9 @@ class CoresetStream:
         if sum(len(part) for part in self._rows) > self._capacity:
             rows, tags = self._take_all()
             chosen = greedy_coreset(_narrow(rows), self._num_kept)
-            self._rows, self._tags = [rows[chosen.indices]], [tags[chosen.indices]]
-            self._cover = Cover(_narrow(self._rows[0]), radius=chosen.radius)
+            rows, tags = rows[chosen.indices], tags[chosen.indices]
+            self._rows, self._tags = [rows], [tags]
+            self._cover = Cover(_narrow(rows), radius=chosen.radius)
 
     def finish(self, num_rows: int) -> tuple[Tensor, Tensor]:
         """At most ``num_rows`` of the rows, shape (M, D), and their tags, shape (M,); the stream is empty then."""
@@ -180,8 +181,9 @@ class CoresetStream:
 
     def _take_all(self) -> tuple[Tensor, Tensor]:
         """Rows and tags, of which nothing is held any more, so that there is room for the selection."""
+        self._cover = None
         rows, tags = torch.cat(self._rows), torch.cat(self._tags)
-        self._rows, self._tags, self._cover = [], [], None
+        self._rows, self._tags = [], []
         return rows, tags
 
 

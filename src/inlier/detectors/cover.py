@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from inlier.detectors.neighbors import nearest_rows
+
 NUM_PROBES = 3
 """Cells whose centres a row is compared with."""
 
@@ -66,15 +68,11 @@ def _cells(centres: Tensor) -> tuple[Tensor, Tensor]:
     num_cells = max(1, round(math.sqrt(len(centres))))
     means = centres[torch.linspace(0, len(centres) - 1, num_cells).long()]
     for _ in range(_NUM_ROUNDS):
-        cells = _nearest(centres, means)
+        cells = nearest_rows(centres, means)[1][:, 0]
         used, cells = torch.unique(cells, return_inverse=True)
         sums = centres.new_zeros(len(used), centres.shape[1]).index_add_(0, cells, centres)
         means = sums / cells.bincount()[:, None]
     return means, cells
-
-
-def _nearest(rows: Tensor, means: Tensor) -> Tensor:
-    return torch.cat([_compared(part, means).argmin(dim=1) for part in torch.split(rows, _ROWS)])
 
 
 def _compared(rows: Tensor, others: Tensor) -> Tensor:

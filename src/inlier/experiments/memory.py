@@ -256,8 +256,9 @@ def _patchcore(detector: PatchCore, shapes: Shapes, num_photos: int, num_judged:
     selecting = (
         projected + picked + _selecting(num_rows, most_picks, width) + 4 * in_batch * depth * (num_all > room.capacity)
     )
+    covering = 4 * room.num_kept * width * (num_all > room.capacity)  # gone before a selection, but not to the system
     code = _CODE + min(_PRODUCTS, 4096 * most_picks)
-    fitting = code + maps + num_rows * (4 * depth + 8) + max(joining, selecting)
+    fitting = code + maps + num_rows * (4 * depth + 8) + max(joining, selecting) + covering
     learned = num_picks * (4 * depth + 8)
     together = min(detector.num_scored(shapes), num_judged)
     patches = together * num_cells * (4 * depth + 4)
